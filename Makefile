@@ -1,0 +1,74 @@
+# `make` alone lists the targets. Every target that runs Python builds .venv first, if it is not up to date.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lab format clean
+
+RUN := runs/digits
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+# Notebooks name the kernel `python3`: let that be .venv's, whatever else the machine has.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH PYTHONHOME
+
+help:  ## list the targets
+	@echo "minivar: visual autoregressive modelling, from a digit to ImageNet."
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+run: $(STAMP)  ## train the digits preset from notebooks/06_training.ipynb into runs/digits and report
+	@mkdir -p $(RUN)
+	$(PY) -m papermill notebooks/06_training.ipynb $(RUN)/06_training.ipynb \
+		-p preset digits -p out "$(CURDIR)/$(RUN)" --cwd notebooks --progress-bar --log-output
+	@$(PY) -m minivar.cli report $(RUN)
+
+test: $(STAMP)  ## lint, check spelling, run the tests, then run every notebook
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
+	@for nb in notebooks/*.ipynb; do \
+		$(PY) -m jupytext --quiet --to py:percent --output - "$$nb" | $(PY) -m codespell_lib - \
+			|| { echo "The lines above are in $$nb."; exit 1; }; \
+	done
+	$(PY) -m pytest -q
+	$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+lab: $(STAMP)  ## open the book in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+format: $(STAMP)  ## format the code and the notebooks and apply safe lint fixes
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove caches and build leftovers; .venv and runs/ stay
+	rm -rf build *.egg-info .pytest_cache .ruff_cache
+	find minivar notebooks tests data \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted install is done again by the next make. pip writes INSTALLER when a
+# package is complete: one without it was cut short, and pip must not take it for installed.
+$(STAMP): requirements.lock pyproject.toml
+	@rm -f $(STAMP)
+	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		found=; \
+		for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python3.14; do \
+			if "$$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' \
+				2>/dev/null; then found=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "minivar needs Python 3.10 to 3.14, but python3 is" \
+				"$$(python3 --version 2>/dev/null || echo 'not installed'):" \
+				"install one, or name it as in 'make PYTHON=/path/to/python3'." >&2; \
+			exit 1; \
+		fi; \
+		echo "Creating .venv with $$("$$found" --version)."; \
+		"$$found" -m venv --clear .venv; \
+	fi
+	@for info in .venv/lib/python*/site-packages/*.dist-info; do \
+		[ -e "$$info/INSTALLER" ] || rm -rf "$$info"; \
+	done
+	@echo "Installing requirements.lock into .venv (the first time, PyTorch takes some minutes and, on Linux, 6 GB)."
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)

@@ -1,0 +1,219 @@
+"""The command line: ``minivar train | sample | reconstruct | info | report``.
+
+Also ``python -m minivar.cli``. Every error that a user can cause is one sentence on standard error and exit code 2.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from minivar import checkpoints, data, plots, presets, sampler, train
+from minivar.tokenizer import VQVAE
+from minivar.transformer import VAR
+
+SHIPPED = data.DATA_ROOT / "checkpoints" / "digits"
+
+
+def parse_classes(text: str, num_classes: int) -> list[int]:
+    """ "0-3,7" -> [0, 1, 2, 3, 7]; ``ValueError`` unless all lie in 0..num_classes - 1."""
+    classes: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or not (last or first).isdigit():
+            raise ValueError(f"Classes are written as 3, 0-9 or 1,4-6; got {text!r}.")
+        classes += range(int(first), int(last or first) + 1)
+    if not classes or max(classes) >= num_classes:
+        raise ValueError(f"Classes must lie in 0..{num_classes - 1}; got {text!r}.")
+    return classes
+
+
+def cmd_train(args: argparse.Namespace) -> None:
+    """Train a tokenizer and a transformer; the same command resumes."""
+    overrides = dict(part.partition("=")[::2] for part in args.set)
+    preset = presets.get(args.preset, {key: presets.parse_value(value) for key, value in overrides.items()})
+    out = Path(args.out or f"runs/{preset.name}")
+    channels, side = preset.tokenizer.nets.image_channels, preset.tokenizer.image_size[0]
+    images = data.load(preset.dataset, "train", args.data, side, channels)
+    tokenizer = train.train_tokenizer(preset, images, out, args.device)
+    if args.stage == "all":
+        if len(images.class_names) != preset.var.num_classes:
+            raise ValueError(
+                f"The preset has {preset.var.num_classes} classes, the data has {len(images.class_names)}: "
+                f"add --set var.num_classes={len(images.class_names)}."
+            )
+        train.train_var(preset, tokenizer, images, out, args.device)
+    print(f"Checkpoints and metrics.jsonl are in {out}.")
+
+
+def cmd_sample(args: argparse.Namespace) -> None:
+    """Draw images of the given classes, in rotation."""
+    tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+    classes = parse_classes(args.classes, model.config.num_classes)
+    if args.count < 1:
+        raise ValueError(f"--count must be at least 1; got {args.count}.")
+    settings = dict(header.get("sampling", {}))
+    settings |= {k: v for k in ("cfg", "top_k", "top_p") if (v := getattr(args, k)) is not None}
+    labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
+    generator = torch.Generator().manual_seed(args.seed)
+    started = time.time()
+    parts = [
+        sampler.sample(model, tokenizer, part, smooth=args.smooth, generator=generator, **settings).images
+        for part in labels.split(100)
+    ]
+    images = torch.cat(parts)
+    plots.save_images(images, args.out, columns=len(classes) if len(classes) > 1 else 10)
+    if args.npz:
+        pixels = images.squeeze(1) if images.shape[1] == 1 else images
+        arrays = {"images": pixels.numpy().astype(np.float32), "labels": labels.numpy()}
+        checkpoints.write_atomically(Path(args.npz), lambda path: _save_npz(path, arrays))
+    print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
+
+
+def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def cmd_reconstruct(args: argparse.Namespace) -> None:
+    """Show images above what is left of them after tokens and back."""
+    tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
+    channels, side = tokenizer.config.nets.image_channels, tokenizer.config.image_size[0]
+    images, _ = data.load(args.dataset, "heldout", args.data, side, channels).batch(slice(0, args.count))
+    rebuilt = tokenizer.decode(tokenizer.encode(images))
+    error = (rebuilt - images).square().mean().item()
+    rows = torch.stack([images, rebuilt], 1).flatten(0, 1)  # each image beside its reconstruction
+    plots.save_images((rows + 1) / 2, args.out, columns=10)
+    print(f"{len(images)} images, each followed by its reconstruction, mean squared error {error:.4f}: {args.out}")
+
+
+def describe(tokenizer: VQVAE, model: VAR) -> dict[str, object]:
+    """Parameters, schedule, tokens and forward FLOPs of one image; the models may be on the meta device."""
+    device = model.position_1LD.device
+    config = tokenizer.config
+    images = torch.zeros(1, config.nets.image_channels, *config.image_size, device=device)
+    f_hat = torch.zeros(1, config.code_dim, *tokenizer.schedule.final_grid, device=device)
+    inputs = torch.zeros(1, model.schedule.num_tokens - model.schedule.counts[0], config.code_dim, device=device)
+    labels = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def flops(function, *arguments) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            function(*arguments)
+        return counter.get_total_flops()
+
+    return {
+        "tokenizer parameters": sum(p.numel() for p in tokenizer.parameters()),
+        "transformer parameters": sum(p.numel() for p in model.parameters()),
+        "image": f"{config.nets.image_channels} x {config.image_size[0]} x {config.image_size[1]}",
+        "schedule": str(tokenizer.schedule),
+        "tokens": tokenizer.schedule.num_tokens,
+        "codebook": f"{config.codebook_size} codes of {config.code_dim} dimensions",
+        "FLOPs to encode one image": flops(tokenizer.features, images),
+        "FLOPs to decode one image": flops(tokenizer.decode_features, f_hat),
+        "FLOPs of one teacher-forced pass": flops(model, labels, inputs),
+    }
+
+
+def cmd_info(args: argparse.Namespace) -> None:
+    """Print what a preset or a checkpoint is made of."""
+    if args.checkpoint:
+        tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+        print(f"{args.checkpoint} (preset {header.get('preset', 'unknown')})")
+    else:
+        preset = presets.get(args.preset)
+        with torch.device("meta"):
+            tokenizer, model = VQVAE(preset.tokenizer).eval(), VAR(preset.var).eval()
+        print(f"preset {preset.name}")
+    for key, value in describe(tokenizer, model).items():
+        print(f"  {key:34}{value:,}" if isinstance(value, int) else f"  {key:34}{value}")
+
+
+def cmd_report(args: argparse.Namespace) -> None:
+    """Print where a run's files are and what it scored."""
+    out = Path(args.run)
+    if not out.is_dir():
+        raise ValueError(f"No run at {out}: expected the folder that training filled.")
+    for path in sorted(p for p in out.iterdir() if p.is_file() and not p.name.startswith(".")):
+        print(f"  {path}  ({path.stat().st_size / 1e6:.2f} MB)")
+    scores = out / "scores.json"
+    if scores.is_file():
+        for key, value in json.loads(scores.read_text()).items():
+            print(f"  {key:18}{value:.4f}" if isinstance(value, float) else f"  {key:18}{value}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser, with help for a newcomer on every option."""
+    parser = argparse.ArgumentParser(
+        prog="minivar",
+        description="Train next-scale image models and draw from them.",
+        epilog="Start with: minivar sample --classes 0-9 --count 100 --out grid.png",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(function=function)
+        return sub
+
+    where = "folder with tokenizer.safetensors and var.safetensors (default: the shipped digits)"
+    shipped = {"default": str(SHIPPED), "help": where, "metavar": "DIR"}
+
+    sub = command("train", cmd_train)
+    sub.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)} (default: digits)")
+    sub.add_argument("--out", metavar="DIR", help="folder for checkpoints and logs (default: runs/PRESET)")
+    sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
+    sub.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
+    sub.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    override = "override one number of the preset, for instance var_train.epochs=5; repeatable"
+    sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
+
+    sub = command("sample", cmd_sample)
+    sub.add_argument("--checkpoint", **shipped)
+    sub.add_argument("--classes", default="0-9", help="for instance 7, 0-9 or 1,3-5; used in rotation")
+    sub.add_argument("--count", type=int, default=100, help="number of images (default: 100)")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
+    sub.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
+    sub.add_argument("--npz", metavar="NPZ", help="also write images in [0, 1] and labels")
+    sub.add_argument("--cfg", type=float, help="guidance at the last scale (default: the preset's)")
+    sub.add_argument("--top-k", type=int, help="keep this many codes, 0: all (default: the preset's)")
+    sub.add_argument("--top-p", type=float, help="keep this probability mass, 0: all (default: the preset's)")
+    sub.add_argument("--smooth", action="store_true", help="mix codes softly (Gumbel-softmax)")
+
+    sub = command("reconstruct", cmd_reconstruct)
+    sub.add_argument("--checkpoint", **shipped)
+    sub.add_argument("--dataset", default="digits", help="digits, fashion-mnist, cifar10 or folder")
+    sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
+    sub.add_argument("--count", type=int, default=50, help="number of images (default: 50)")
+    sub.add_argument("--out", default="reconstructions.png", metavar="PNG")
+
+    sub = command("info", cmd_info)
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)}")
+    what.add_argument("--checkpoint", metavar="DIR", help="folder with tokenizer and transformer")
+
+    sub = command("report", cmd_report)
+    sub.add_argument("run", metavar="DIR", help="folder of a run")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.function(args)
+    except (ValueError, OSError) as error:
+        print(f"minivar: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minivar: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Datasets as batches of (image in [-1, 1], label), whatever they are read from.
+
+Every dataset here has the same small interface: ``len(set)``, ``class_names``, ``image_shape`` and
+``batch(index) -> (images, labels)``. Embedded data (``data/*.npz``) needs no download.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+DATA_ROOT = Path(__file__).resolve().parent.parent / "data"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+class DataError(ValueError):
+    """Data that is missing, unreadable or not what was asked for."""
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in 0..255 -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float in [-1, 1] -> uint8 in 0..255, rounded; the inverse of ``to_float``."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+class ArraySet:
+    """Images held in memory: uint8 (N, channels, height, width) and int64 labels (N,)."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+        self.images = torch.from_numpy(np.ascontiguousarray(images))
+        self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+        self.class_names = tuple(class_names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return tuple(self.images.shape[1:])
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """int64 indices (B,) -> float32 images (B, channels, height, width) in [-1, 1], int64 labels (B,)."""
+        return to_float(self.images[index]), self.labels[index]
+
+
+class FolderSet:
+    """Images in one folder a class (``root/cat/1.png``), read when asked for.
+
+    As published for ImageNet: the short side is resized (Lanczos) to ``resize`` x ``size``, then a crop of
+    ``size`` is taken, at random (global random state) with ``random_crop``, else from the centre.
+    """
+
+    def __init__(
+        self, root: Path, size: int, channels: int = 3, random_crop: bool = False, resize: float = 1.125
+    ) -> None:
+        root = Path(root)
+        if not root.is_dir():
+            raise DataError(f"No image folder at {root}: expected a folder with one sub-folder a class.")
+        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        files = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((root / name).rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not files:
+            raise DataError(
+                f"The image folder {root} is empty: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in one "
+                f"sub-folder a class, found {len(classes)} sub-folders and no image in them."
+            )
+        self.paths = [path for path, _ in files]
+        self.labels = torch.tensor([label for _, label in files])
+        self.class_names = tuple(classes)
+        self.image_shape = (channels, size, size)
+        self.random_crop = random_crop
+        self.resize = resize
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """As ``ArraySet.batch``; raises ``DataError`` naming a file that cannot be read."""
+        positions = torch.arange(len(self))[index].tolist()
+        images = torch.stack([torch.from_numpy(self._read(self.paths[i])) for i in positions])
+        return to_float(images), self.labels[index]
+
+    def _read(self, path: Path) -> np.ndarray:
+        channels, size, _ = self.image_shape
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB" if channels == 3 else "L")
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise DataError(f"Cannot read the image {path}: expected a picture, got {error}.") from error
+        factor = round(size * self.resize) / min(image.size)
+        width, height = (max(size, round(side * factor)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+        spare = (width - size, height - size)
+        left, top = (int(torch.randint(s + 1, ())) if self.random_crop else s // 2 for s in spare)
+        pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+        return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def load_digits(split: str) -> ArraySet:
+    """The embedded digits (``data/DIGITS.md``): split "train" (8,000) or "heldout" (2,000), 1 x 28 x 28."""
+    path = DATA_ROOT / "digits.npz"
+    if not path.is_file():
+        raise DataError(f"No embedded digits at {path}: expected the file that data/build_digits.py writes.")
+    with np.load(path) as arrays:
+        images, labels, heldout = arrays["images"], arrays["labels"], arrays["heldout"]
+    chosen = heldout if split == "heldout" else ~heldout
+    return ArraySet(images[chosen][:, None], labels[chosen], [str(d) for d in range(10)])
+
+
+def load_torchvision(name: str, split: str, root: Path) -> ArraySet:
+    """FashionMNIST (1 x 28 x 28) or CIFAR10 (3 x 32 x 32), as torchvision stored them under ``root``."""
+    from torchvision import datasets
+
+    try:
+        found = getattr(datasets, name)(root, train=split == "train", download=False)
+    except RuntimeError as error:
+        raise DataError(
+            f"{name} is not under {root}: download it first with "
+            f"python -c \"from torchvision.datasets import {name}; {name}('{root}', download=True)\"."
+        ) from error
+    images = np.asarray(found.data)
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    return ArraySet(images, np.asarray(found.targets), found.classes)
+
+
+def load(name: str, split: str = "train", root: Path | str | None = None, size: int = 256, channels: int = 3):
+    """The dataset ``name``: "digits", "fashion-mnist", "cifar10" or "folder"; ``split`` "train" or "heldout".
+
+    ``root`` is where the last three lie; a folder may hold ``train/`` and ``heldout/`` (or ``val/``), each with one
+    sub-folder a class, and is read at ``size`` x ``size`` with ``channels``. Raises ``DataError``, a ``ValueError``,
+    with what is wrong.
+    """
+    if split not in ("train", "heldout"):
+        raise DataError(f"Unknown split {split!r}: expected 'train' or 'heldout'.")
+    if name == "digits":
+        return load_digits(split)
+    if name not in ("fashion-mnist", "cifar10", "folder"):
+        raise DataError(f"Unknown dataset {name!r}: expected digits, fashion-mnist, cifar10 or folder.")
+    if root is None:
+        raise DataError(f"The dataset {name!r} is not embedded: expected the folder that holds it, got none.")
+    if name == "folder":
+        root = Path(root)
+        names = ("train",) if split == "train" else ("heldout", "val", "train")
+        root = next((root / n for n in names if (root / n).is_dir()), root)
+        return FolderSet(root, size, channels, random_crop=split == "train")
+    return load_torchvision({"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name], split, Path(root))

@@ -1,0 +1,43 @@
+"""The checks that the chapters' exercises call.
+
+Each ``check_...`` takes the reader's function, tries it on a few cases, prints one line, and returns whether all
+passed. A failing case is named with what came out and what was expected; nothing is raised, so that a notebook with
+unsolved exercises still runs from top to bottom.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+
+def _same(got: object, expected: object) -> bool:
+    if isinstance(expected, Tensor):
+        if not isinstance(got, Tensor) or got.shape != expected.shape:
+            return False
+        return torch.allclose(got.to(expected.dtype), expected, atol=1e-5, rtol=1e-4)
+    if isinstance(expected, float):
+        return isinstance(got, int | float) and abs(got - expected) <= 1e-6 * max(1.0, abs(expected))
+    return type(got) is type(expected) and got == expected
+
+
+def _show(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _verdict(name: str, cases: Iterable[tuple[str, Callable[[], object], object]]) -> bool:
+    """Run (description, call, expected) cases in order and report the first that fails."""
+    count = 0
+    for description, call, expected in cases:
+        try:
+            got = call()
+        except Exception as error:  # the reader's code may raise anything
+            print(f"{name}, {description}: not yet, it raised {type(error).__name__}: {_show(error)}")
+            return False
+        if not _same(got, expected):
+            print(f"{name}, {description}: not yet, got {_show(got)}, expected {_show(expected)}")
+            return False
+        count += 1
+    print(f"{name}: all {count} cases pass.")
+    return True

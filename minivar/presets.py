@@ -1,0 +1,180 @@
+"""Presets: all numbers of a run, as frozen dataclasses that can be read like a table.
+
+A preset says what to train on, the shapes of tokenizer and transformer, how each is optimised, and how samples are
+drawn. The small case and the full case are the same code with other numbers:
+
+============ =========================================== ======================= ==================================
+preset       what it is                                  hardware, time          result
+============ =========================================== ======================= ==================================
+digits-smoke proof that every step runs                  2 CPU cores, SMOKE      none to speak of
+digits       what ``make run`` trains                    2 CPU cores, DIGITS     RESULT
+digits-long  shipped in ``data/checkpoints/digits``      2 CPU cores, LONG       RESULT
+var-d16      ImageNet 256 x 256, 310 M parameters        16 A100, 2.5 days       FID 3.30 (paper, not run here)
+var-d20      the same, 600 M                             not published           FID 2.57 (paper, not run here)
+var-d24      the same, 1.0 B                             not published           FID 2.09 (paper, not run here)
+var-d30      the same, 2.0 B                             not published           FID 1.92 (paper, not run here)
+var-d36-s    ImageNet 512 x 512, 2.4 B, shared AdaLN     not published           FID 2.63 (paper, not run here)
+============ =========================================== ======================= ==================================
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minivar.nets import NetConfig
+from minivar.scales import VAR_512, ScaleSchedule
+from minivar.tokenizer import TokenizerConfig
+from minivar.train import TrainConfig
+from minivar.transformer import VARConfig
+
+
+class PresetError(ValueError):
+    """An unknown preset, or an override that does not fit."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Guidance at the last scale and the filters on the codes. Defaults: the FID protocol of the paper."""
+
+    cfg: float = 1.5
+    top_k: int = 900
+    top_p: float = 0.96
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One run, from data to samples."""
+
+    name: str
+    dataset: str  # a name that data.load knows
+    tokenizer: TokenizerConfig
+    tokenizer_train: TrainConfig
+    var: VARConfig
+    var_train: TrainConfig
+    sampling: SamplingConfig
+
+
+def _digits(name: str, tokenizer_epochs: float, var_epochs: float, sampling: SamplingConfig) -> Preset:
+    """The digits runs differ in how long they train."""
+    schedule = ScaleSchedule((1, 2, 3, 4))
+    tokenizer = TokenizerConfig(
+        image_size=28,
+        nets=NetConfig(
+            image_channels=1,
+            base_channels=32,
+            multipliers=(1, 2, 2),
+            res_blocks=1,
+            attention=False,
+            groups=8,
+            patch=2,
+        ),
+        codebook_size=512,
+        code_dim=16,
+        schedule=schedule,
+    )
+    var = VARConfig.from_depth(3, num_classes=10, codebook_size=512, code_dim=16, schedule=schedule, gamma_init=0.1)
+    return Preset(
+        name=name,
+        dataset="digits",
+        tokenizer=tokenizer,
+        tokenizer_train=TrainConfig(
+            epochs=tokenizer_epochs,
+            batch_size=64,
+            base_lr=8e-3,
+            weight_decay=0.0,
+            final_lr_ratio=0.01,
+            clip=1.0,
+            log_every=25,
+            checkpoint_every=250,
+        ),
+        var=var,
+        var_train=TrainConfig(
+            epochs=var_epochs,
+            batch_size=64,
+            base_lr=4e-3,
+            final_lr_ratio=0.01,
+            log_every=25,
+            checkpoint_every=250,
+        ),
+        sampling=sampling,
+    )
+
+
+# The published recipes (REFERENCE section 2): depth -> what differs from TrainConfig's defaults, and gamma_init.
+_PUBLISHED = {
+    "var-d16": (16, TrainConfig(epochs=200), 1e-3),
+    "var-d20": (20, TrainConfig(epochs=250), 1e-3),
+    "var-d24": (24, TrainConfig(epochs=350, base_lr=8e-5, final_lr_ratio=0.01), 1e-4),
+    "var-d30": (
+        30,
+        TrainConfig(epochs=350, batch_size=1024, base_lr=8e-5, final_lr_ratio=0.01, final_weight_decay=0.08),
+        1e-5,
+    ),
+    "var-d36-s": (
+        36,
+        TrainConfig(epochs=350, base_lr=8e-5, final_lr_ratio=0.01, final_weight_decay=0.08),
+        5e-6,
+    ),
+}
+
+
+def _published(name: str) -> Preset:
+    """A published ImageNet run. The tokenizer's recipe is that of the authors' single-scale trainer."""
+    depth, var_train, gamma_init = _PUBLISHED[name]
+    large = name == "var-d36-s"
+    tokenizer = TokenizerConfig(image_size=512, schedule=VAR_512) if large else TokenizerConfig()
+    var = VARConfig.from_depth(depth, schedule=tokenizer.schedule, shared_adaln=large, gamma_init=gamma_init)
+    tokenizer_train = TrainConfig(epochs=20, batch_size=768, base_lr=1e-4, betas=(0.5, 0.9), weight_decay=0.0)
+    return Preset(name, "folder", tokenizer, tokenizer_train, var, var_train, SamplingConfig())
+
+
+PRESETS: dict[str, Preset] = {
+    "digits-smoke": _digits("digits-smoke", 0.8, 0.8, SamplingConfig(1.5, 0, 0.0)),
+    "digits": _digits("digits", 16, 20, SamplingConfig(1.5, 0, 0.0)),
+    "digits-long": _digits("digits-long", 80, 80, SamplingConfig(1.5, 0, 0.0)),
+    **{name: _published(name) for name in _PUBLISHED},
+}
+
+
+def get(name: str, overrides: Mapping[str, object] | None = None) -> Preset:
+    """The preset ``name`` with ``overrides``, dotted field names to values: ``{"var_train.epochs": 2}``.
+
+    Raises ``PresetError`` for an unknown preset or field, or a value of the wrong type.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    for path, value in (overrides or {}).items():
+        preset = _replace(preset, path.split("."), value, path)
+    return preset
+
+
+def parse_value(text: str) -> object:
+    """Text from a command line -> bool, None, int, float or string."""
+    if text in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _replace(config, fields: list[str], value: object, path: str):
+    names = [field.name for field in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    if fields[0] not in names:
+        close = difflib.get_close_matches(fields[0], names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise PresetError(f"No field {path!r} to override: expected one of {', '.join(names)}{hint}")
+    old = getattr(config, fields[0])
+    if len(fields) > 1:
+        return dataclasses.replace(config, **{fields[0]: _replace(old, fields[1:], value, path)})
+    number = isinstance(old, int | float) and not isinstance(old, bool)
+    fits = isinstance(value, int | float) if number else old is None or isinstance(value, type(old))
+    if not fits:
+        raise PresetError(f"{path} must be a {type(old).__name__}; got {value!r}.")
+    if isinstance(old, float):
+        value = float(value)
+    return dataclasses.replace(config, **{fields[0]: value})

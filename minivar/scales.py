@@ -1,0 +1,95 @@
+"""The scale schedule: which grids the token pyramid has, and which token may look at which.
+
+VAR (arXiv 2404.02905, section 3.2) describes an image by K token maps r_1, ..., r_K that grow from a single token
+to the full latent grid, and factorises p(r_1, ..., r_K) = prod_k p(r_k | r_1, ..., r_{k-1}). Everything that needs
+to know how many tokens a scale has, or where it begins in the flat sequence of L tokens, asks this class.
+Explained in ``notebooks/04_token_pyramid.ipynb``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ScaleSchedule:
+    """Grids (h_k, w_k) of the K scales, coarse to fine; the last one is the tokenizer's latent grid.
+
+    ``grids`` may be given as pairs or, for square grids, as sides: ``ScaleSchedule((1, 2, 3, 4))``.
+    Raises ``ValueError`` unless there is a scale, every side is a positive integer, and each grid is larger than
+    the one before it: no side shrinks and at least one grows.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        grids = tuple((g, g) if isinstance(g, int) else tuple(g) for g in self.grids)
+        if not grids:
+            raise ValueError("A scale schedule needs at least one grid; got none.")
+        for grid in grids:
+            if len(grid) != 2 or not all(isinstance(side, int) and side > 0 for side in grid):
+                raise ValueError(f"Each grid of a scale schedule is a pair of positive integers; got {grid}.")
+        for (h0, w0), (h1, w1) in zip(grids, grids[1:], strict=False):
+            if h1 < h0 or w1 < w0 or (h1, w1) == (h0, w0):
+                raise ValueError(
+                    f"The grids of a scale schedule must increase; got {h1}x{w1} after {h0}x{w0} in {grids}."
+                )
+        object.__setattr__(self, "grids", grids)
+
+    @property
+    def num_scales(self) -> int:
+        """K."""
+        return len(self.grids)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tokens of each scale, h_k * w_k."""
+        return tuple(h * w for h, w in self.grids)
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the tokens of all scales together."""
+        return sum(self.counts)
+
+    @property
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """(begin, end) of each scale in the flat sequence of L tokens."""
+        ends = [sum(self.counts[: k + 1]) for k in range(self.num_scales)]
+        return tuple((end - count, end) for end, count in zip(ends, self.counts, strict=True))
+
+    @property
+    def final_grid(self) -> tuple[int, int]:
+        """(h_K, w_K), the latent grid of the tokenizer."""
+        return self.grids[-1]
+
+    def level_ids(self, device: torch.device | str | None = None) -> Tensor:
+        """(L,) int64: the scale k that each token belongs to."""
+        counts = torch.tensor(self.counts, device=device)
+        levels = torch.arange(self.num_scales, device=device)
+        return torch.repeat_interleave(levels, counts, output_size=self.num_tokens)
+
+    def block_causal_mask(self, device: torch.device | str | None = None) -> Tensor:
+        """(L, L) bool, True where the token of the row may attend to the token of the column.
+
+        A token sees its own scale and all coarser ones (paper, figure 4): unlike a causal mask it is blocky, since
+        the tokens of one scale are predicted together.
+        """
+        level_L = self.level_ids(device)
+        return level_L[:, None] >= level_L[None, :]
+
+    def split(self, tokens_BL: Tensor) -> list[Tensor]:
+        """(B, L, ...) -> K views (B, h_k * w_k, ...)."""
+        if tokens_BL.dim() < 2 or tokens_BL.shape[1] != self.num_tokens:
+            raise ValueError(f"Expected {self.num_tokens} tokens in dimension 1; got {tuple(tokens_BL.shape)}.")
+        return list(tokens_BL.split(self.counts, dim=1))
+
+    def __str__(self) -> str:
+        return ", ".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
+
+
+# The published schedules (REFERENCE: VAR code, trainer defaults). All end at image side / 16.
+VAR_256 = ScaleSchedule((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+VAR_512 = ScaleSchedule((1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
+VAR_1024 = ScaleSchedule((1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64))
+PUBLISHED = {s.num_tokens: s for s in (VAR_256, VAR_512, VAR_1024)}  # 680, 2240 and 9451 tokens
