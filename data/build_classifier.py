@@ -14,18 +14,6 @@ import torch.nn.functional as F
 from minivar import checkpoints, data, metrics
 
 
-def jitter(images: torch.Tensor) -> torch.Tensor:
-    """Random affine change of each image: up to 10 degrees, 10 % of scale, 2 pixels of shift."""
-    count = len(images)
-    angle = (torch.rand(count) * 2 - 1) * torch.pi / 18
-    scale = 1 + (torch.rand(count) * 2 - 1) * 0.1
-    shift = (torch.rand(count, 2) * 2 - 1) * 2 / 14
-    rows = torch.stack([angle.cos() * scale, -angle.sin() * scale, shift[:, 0]], 1)
-    columns = torch.stack([angle.sin() * scale, angle.cos() * scale, shift[:, 1]], 1)
-    grid = F.affine_grid(torch.stack([rows, columns], 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images + 1, grid, align_corners=False) - 1  # + 1: outside the picture is black
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=30)
@@ -40,7 +28,8 @@ def main() -> None:
         model.train()
         for index in torch.randperm(len(train)).split(batch)[: len(train) // batch]:
             images, labels = train.batch(index)
-            loss = F.cross_entropy(model(jitter(images)), labels)
+            images = data.jitter(images, degrees=10, scale=0.1, shift=2, generator=torch.default_generator)
+            loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -8,9 +8,11 @@ import dataclasses
 import json
 import os
 import re
+import statistics
 import tempfile
 import types
 import typing
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -100,8 +102,11 @@ def load(path: Path, kind: str | None = None) -> tuple[nn.Module, dict]:
     if found not in KINDS or kind not in (None, found):
         raise CheckpointError(f"{path} holds a {found}; expected {kind or ' or '.join(KINDS)}.")
     model_class, config_class = KINDS[found]
-    with torch.device("meta"):
-        model = model_class(config_from_dict(config_class, header["config"]))
+    try:
+        with torch.device("meta"):
+            model = model_class(config_from_dict(config_class, header["config"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} has no configuration that fits a {found}; got {error!r}.") from error
     _load_strictly(model, tensors, {name: name for name in model.state_dict()}, str(path))
     return model.eval(), header
 
@@ -139,9 +144,14 @@ def config_from_dict(cls, data):
     return cls(**{key: restore(hints[key], value) for key, value in data.items()})
 
 
-def _load_strictly(model: nn.Module, state: State, names: Mapping[str, str], source: str) -> None:
-    """Give the model the tensors of ``state``; ``names``: own name -> name in ``state``, used in the error."""
-    own = model.state_dict()
+def _load_strictly(model: nn.Module, state: State, names: Mapping[str, str], source: str, constants=None) -> None:
+    """Give the model the tensors of ``state``; ``names``: own name -> name in ``state``, used in the error.
+
+    ``state`` may hold ``constants``, which are not loaded, but must have the right shape.
+    """
+    constants = constants or {}
+    own = model.state_dict() | constants
+    names = {**names, **{key: key for key in constants if key in state}}
     missing = [theirs for theirs in names.values() if theirs not in state]
     unexpected = sorted(set(state) - set(names.values()))
     wrong = [
@@ -149,18 +159,16 @@ def _load_strictly(model: nn.Module, state: State, names: Mapping[str, str], sou
         for ours, theirs in names.items()
         if theirs in state and state[theirs].shape != own[ours].shape
     ]
-    if missing or unexpected or wrong:
-        parts = []
-        for title, entries in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of the wrong shape", wrong),
-        ):
-            if entries:
-                more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
-                parts.append(f"{title}: {', '.join(entries[:3])}{more}")
+    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
+    if any(problems.values()):
+        parts = [
+            f"{title}: {', '.join(entries[:3])}" + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")
+            for title, entries in problems.items()
+            if entries
+        ]
         raise CheckpointError(f"The checkpoint {source} does not fit; {'; '.join(parts)}.")
-    model.load_state_dict({ours: state[theirs] for ours, theirs in names.items()}, assign=True)
+    learned = {ours: state[theirs] for ours, theirs in names.items() if ours not in constants}
+    model.load_state_dict(learned, assign=True)
     model.requires_grad_(True)
 
 
@@ -226,13 +234,19 @@ def _unwrap(source: State | str | Path, trainer_key: str) -> State:
         if not Path(source).is_file():
             raise CheckpointError(f"No checkpoint at {source}: expected a published .pth file.")
         try:
-            source = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
+            mmap = zipfile.is_zipfile(source)  # files from before PyTorch 1.6 are not, and are read whole
+            source = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:  # torch.load raises many kinds for damaged files
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{source} is not a readable PyTorch checkpoint: {reason}") from error
-    if "trainer" in source:
+    if isinstance(source, Mapping) and isinstance(source.get("trainer"), Mapping):
         source = source["trainer"]
-    return source.get(trainer_key, source)
+    state = source.get(trainer_key, source) if isinstance(source, Mapping) else source
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"Expected a state dict, names to tensors, or a trainer file with {trainer_key!r} in it."
+        )
+    return state
 
 
 def _shape(state: State, key: str) -> tuple[int, ...]:
@@ -241,49 +255,52 @@ def _shape(state: State, key: str) -> tuple[int, ...]:
     return tuple(state[key].shape)
 
 
+def _agreed(state: State, *places: tuple[str, int]) -> int:
+    """The size that most of these (key, dimension) have, so that one wrong entry is named and not believed."""
+    return statistics.mode(shape[dim] for key, dim in places if len(shape := _shape(state, key)) > max(dim, 0))
+
+
 def _count(state: State, pattern: str) -> int:
     """How many different numbers stand at (\\d+) in the keys that match."""
     return len({m[1] for key in state if (m := re.match(pattern, key))})
 
 
-def _tokenizer_config(state: State, schedule: ScaleSchedule) -> TokenizerConfig:
+def _tokenizer_config(state: State, schedule: ScaleSchedule, **shared: int) -> TokenizerConfig:
     levels = _count(state, r"encoder\.down\.(\d+)\.")
-    base, image_channels = _shape(state, "encoder.conv_in.weight")[:2]
-    widths = [_shape(state, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
+    block = "encoder.down.{}.block.0.{}"
+    places = [[(block.format(i, n), 0) for n in ("conv1.bias", "norm2.bias", "conv1.weight")] for i in range(levels)]
+    widths = [_agreed(state, *level) for level in places]
     nets = NetConfig(
-        image_channels=image_channels,
-        base_channels=base,
-        multipliers=tuple(width // base for width in widths),
+        image_channels=_agreed(state, ("encoder.conv_in.weight", 1), ("decoder.conv_out.bias", 0)),
+        base_channels=widths[0],
+        multipliers=tuple(width // widths[0] for width in widths),
         res_blocks=_count(state, r"encoder\.down\.0\.block\.(\d+)\."),
-        attention="encoder.mid.attn_1.norm.weight" in state,
+        attention=any(".attn" in key for key in state),
     )
-    codebook_size, code_dim = _shape(state, "quantize.embedding.weight")
     return TokenizerConfig(
         image_size=tuple(side * nets.stride for side in schedule.final_grid),
         nets=nets,
-        codebook_size=codebook_size,
-        code_dim=code_dim,
         quant_conv_kernel=_shape(state, "quant_conv.weight")[-1],
         schedule=schedule,
         num_phi=_count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
+        **shared,
     )
 
 
-def _var_config(state: State, schedule: ScaleSchedule) -> VARConfig:
-    width, code_dim = _shape(state, "word_embed.weight")
-    l2_norm = "blocks.0.attn.scale_mul_1H11" in state
+def _var_config(state: State, **shared) -> VARConfig:
+    width = _agreed(state, ("word_embed.bias", 0), ("pos_start", -1), ("word_embed.weight", 0))
+    scale_key = next((key for key in state if key.endswith(".attn.scale_mul_1H11")), None)  # L2-normalised attention
+    fc1 = "blocks.0.ffn.fc1"
     depth = _count(state, r"blocks\.(\d+)\.")
     return VARConfig.from_depth(
         depth,
         width=width,
-        heads=_shape(state, "blocks.0.attn.scale_mul_1H11")[1] if l2_norm else width // 64,
-        mlp_ratio=_shape(state, "blocks.0.ffn.fc1.weight")[0] / width,
+        heads=_shape(state, scale_key)[1] if scale_key else width // 64,
+        mlp_ratio=_agreed(state, (f"{fc1}.bias", 0), (f"{fc1}.weight", 0), ("blocks.0.ffn.fc2.weight", 1)) / width,
         num_classes=_shape(state, "class_emb.weight")[0] - 1,
-        codebook_size=_shape(state, "head.weight")[0],
-        code_dim=code_dim,
-        schedule=schedule,
-        shared_adaln="shared_ada_lin.1.weight" in state,
-        l2_norm_attention=l2_norm,
+        shared_adaln=any(key.endswith(".ada_gss") for key in state),
+        l2_norm_attention=scale_key is not None,
+        **shared,
     )
 
 
@@ -305,9 +322,15 @@ def from_var(vae_state, var_state, scales=None) -> tuple[VQVAE, VAR]:
             )
         scales = PUBLISHED[tokens]
     schedule = scales if isinstance(scales, ScaleSchedule) else ScaleSchedule(tuple(scales))
+    both = {**vae_state, **var_state}
+    shared = {
+        "schedule": schedule,
+        "codebook_size": _agreed(both, ("quantize.embedding.weight", 0), ("head.bias", 0), ("head.weight", 0)),
+        "code_dim": _agreed(both, ("quantize.embedding.weight", 1), ("word_embed.weight", 1), ("quant_conv.bias", 0)),
+    }
     with torch.device("meta"):
-        tokenizer = VQVAE(_tokenizer_config(vae_state, schedule))
-        model = VAR(_var_config(var_state, schedule))
+        tokenizer = VQVAE(_tokenizer_config(vae_state, **shared))
+        model = VAR(_var_config(var_state, **shared))
     names = _published_names(tokenizer)
     usage, own_usage = names["quantizer.usage_KV"], tokenizer.quantizer.usage_KV
     if usage not in vae_state or vae_state[usage].shape != own_usage.shape:
@@ -315,9 +338,7 @@ def from_var(vae_state, var_state, scales=None) -> tuple[VQVAE, VAR]:
         device = next(iter(vae_state.values())).device
         vae_state[usage] = torch.zeros(own_usage.shape, device=device)
     _load_strictly(tokenizer, vae_state, names, "of the tokenizer")
-    constants = _constants(model)
-    learned = {key: value for key, value in var_state.items() if key not in constants}
-    _load_strictly(model, learned, _published_names(model), "of the transformer")
+    _load_strictly(model, var_state, _published_names(model), "of the transformer", _constants(model))
     return tokenizer.eval(), model.eval()
 
 

@@ -38,17 +38,33 @@ def cmd_train(args: argparse.Namespace) -> None:
     overrides = dict(part.partition("=")[::2] for part in args.set)
     preset = presets.get(args.preset, {key: presets.parse_value(value) for key, value in overrides.items()})
     out = Path(args.out or f"runs/{preset.name}")
-    channels, side = preset.tokenizer.nets.image_channels, preset.tokenizer.image_size[0]
-    images = data.load(preset.dataset, "train", args.data, side, channels)
+    images = data.training_set(preset, args.data)
+    check_run(preset, images, args.stage, args.device)
     tokenizer = train.train_tokenizer(preset, images, out, args.device)
     if args.stage == "all":
-        if len(images.class_names) != preset.var.num_classes:
-            raise ValueError(
-                f"The preset has {preset.var.num_classes} classes, the data has {len(images.class_names)}: "
-                f"add --set var.num_classes={len(images.class_names)}."
-            )
         train.train_var(preset, tokenizer, images, out, args.device)
     print(f"Checkpoints and metrics.jsonl are in {out}.")
+
+
+def check_run(preset: presets.Preset, images, stage: str, device: str) -> None:
+    """Raise ``ValueError`` before hours of training for what would only fail after them."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises differs from device to device
+        raise ValueError(
+            f"Cannot use the device {device!r}: expected cpu, or a cuda or mps that is there."
+        ) from error
+    classes, var, tokenizer = len(images.class_names), preset.var, preset.tokenizer
+    if stage == "all" and classes != var.num_classes:
+        raise ValueError(
+            f"The preset has {var.num_classes} classes, the data has {classes}: add --set var.num_classes={classes}."
+        )
+    shapes = [(c.schedule.grids, c.codebook_size, c.code_dim) for c in (tokenizer, var)]
+    if stage == "all" and shapes[0] != shapes[1]:
+        raise ValueError(
+            "Tokenizer and transformer must agree in schedule, codebook_size and code_dim; got "
+            f"{shapes[0]} and {shapes[1]}."
+        )
 
 
 def cmd_sample(args: argparse.Namespace) -> None:
@@ -82,6 +98,8 @@ def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def cmd_reconstruct(args: argparse.Namespace) -> None:
     """Show images above what is left of them after tokens and back."""
+    if args.count < 1:
+        raise ValueError(f"--count must be at least 1; got {args.count}.")
     tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
     channels, side = tokenizer.config.nets.image_channels, tokenizer.config.image_size[0]
     images, _ = data.load(args.dataset, "heldout", args.data, side, channels).batch(slice(0, args.count))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -33,9 +34,9 @@ def to_uint8(images: Tensor) -> Tensor:
 class ArraySet:
     """Images held in memory: uint8 (N, channels, height, width) and int64 labels (N,)."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
-        self.images = torch.from_numpy(np.ascontiguousarray(images))
-        self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    def __init__(self, images: Tensor | np.ndarray, labels: Tensor | np.ndarray, class_names: Sequence[str]) -> None:
+        self.images = torch.as_tensor(np.ascontiguousarray(images))
+        self.labels = torch.as_tensor(np.asarray(labels, dtype=np.int64))
         self.class_names = tuple(class_names)
 
     def __len__(self) -> int:
@@ -49,6 +50,36 @@ class ArraySet:
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """int64 indices (B,) -> float32 images (B, channels, height, width) in [-1, 1], int64 labels (B,)."""
         return to_float(self.images[index]), self.labels[index]
+
+
+def jitter(images: Tensor, degrees: float, scale: float, shift: float, generator: torch.Generator) -> Tensor:
+    """Rotate, resize and move each image a little: float (B, C, H, W) in [-1, 1], -1 (black) outside the picture.
+
+    Each image draws its angle from +-``degrees``, its size from 1 +- ``scale``, its shift from +-``shift`` pixels.
+    """
+    count, width = len(images), images.shape[-1]
+    angle, size, right, down = (torch.rand(4, count, generator=generator) * 2 - 1).unbind()
+    angle, size = angle * degrees * torch.pi / 180, 1 + size * scale
+    right, down = right * 2 * shift / width, down * 2 * shift / width
+    rows = torch.stack([angle.cos() * size, -angle.sin() * size, right], 1)
+    columns = torch.stack([angle.sin() * size, angle.cos() * size, down], 1)
+    grid = F.affine_grid(torch.stack([rows, columns], 1), list(images.shape), align_corners=False)
+    # bicubic: bilinear sampling blurs, and a model trained on blurred digits draws blurred digits
+    return (F.grid_sample(images + 1, grid, mode="bicubic", align_corners=False) - 1).clamp(-1, 1)
+
+
+def jittered(original: ArraySet, views: int, degrees: float = 6, scale: float = 0.06, seed: int = 0) -> ArraySet:
+    """``original`` followed by ``views`` - 1 copies of it with every image slightly rotated and resized.
+
+    With tokens that are encoded once, this is how a small dataset is augmented, as LlamaGen does with ten crops.
+    Positions stay, since the digits are centred and generated ones should be.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    copies = [original.images]
+    for _ in range(views - 1):
+        images = jitter(to_float(original.images), degrees, scale, 0.0, generator)
+        copies.append(to_uint8(images))
+    return ArraySet(torch.cat(copies), original.labels.repeat(views), original.class_names)
 
 
 class FolderSet:
@@ -156,3 +187,14 @@ def load(name: str, split: str = "train", root: Path | str | None = None, size: 
         root = next((root / n for n in names if (root / n).is_dir()), root)
         return FolderSet(root, size, channels, random_crop=split == "train")
     return load_torchvision({"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name], split, Path(root))
+
+
+def training_set(preset, root: Path | str | None = None):
+    """The training images of a preset, with as many views of each as it asks for."""
+    channels, side = preset.tokenizer.nets.image_channels, preset.tokenizer.image_size[0]
+    images = load(preset.dataset, "train", root, side, channels)
+    if preset.views == 1:
+        return images
+    if not isinstance(images, ArraySet):
+        raise DataError(f"Views are for datasets held in memory; got views={preset.views} for {preset.dataset!r}.")
+    return jittered(images, preset.views)

@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar import data
+
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     """Shape of the digit classifier."""
 
-    width: int = 32
+    width: int = 16
     features: int = 64
     num_classes: int = 10
     image_size: int = 28
@@ -80,6 +82,9 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float
     to their ``k``-th neighbour. Recall: share of real points inside the generated manifold; it measures diversity.
     """
 
+    if min(len(real), len(generated)) <= k:
+        raise ValueError(f"Precision and recall need more than k = {k} points; got {len(real)} and {len(generated)}.")
+
     def covered(points: Tensor, manifold: Tensor) -> float:
         radius_N = torch.cdist(manifold, manifold).kthvalue(k + 1, dim=1).values  # the first neighbour is itself
         return (torch.cdist(points, manifold) <= radius_N).any(dim=1).float().mean().item()
@@ -103,19 +108,20 @@ def reconstruction_error(tokenizer, images: Tensor) -> float:
     return F.mse_loss(rebuilt, images).item()
 
 
-def judge_digits(classifier: DigitClassifier, images: Tensor, labels: Tensor, train, heldout) -> dict[str, float]:
+def judge_digits(classifier: DigitClassifier, images: Tensor, labels: Tensor) -> dict[str, float]:
     """Scores of generated digits, images (N, 1, 28, 28) in [0, 1], against the held-out ones.
 
     ``accuracy``: share recognised as their label. ``frechet``: distance to N held-out digits; ``frechet_real``: that
     of N training digits to the same ones, the noise floor; ``frechet_ratio``: the first over the second.
     ``precision`` and ``recall`` likewise, with ``recall_real`` of the training digits for scale.
     """
+    train, heldout = data.load_digits("train"), data.load_digits("heldout")
     count = min(len(images), len(heldout))
     pick = torch.Generator().manual_seed(0)
-    chosen = [torch.randperm(len(data), generator=pick)[:count] for data in (train, heldout)]
+    chosen = [torch.randperm(len(digits), generator=pick)[:count] for digits in (train, heldout)]
     real_a, real_b = (
-        in_batches(classifier.features, data.batch(index)[0])
-        for data, index in zip((train, heldout), chosen, strict=True)
+        in_batches(classifier.features, digits.batch(index)[0])
+        for digits, index in zip((train, heldout), chosen, strict=True)
     )
     fake = in_batches(classifier.features, images[:count] * 2 - 1)
     predicted = in_batches(classifier, images * 2 - 1).argmax(1)

@@ -44,7 +44,9 @@ def image_grid(images: Tensor, title: str, columns: int = 10, column_titles=None
     """(N, 1 or 3, H, W) in [0, 1], row by row, with optional titles of columns and rows."""
     rows = -(-len(images) // columns)
     width = min(10.0, 1.0 * columns + 0.5)
-    figure, axes = plt.subplots(rows, columns, figsize=(width, width / columns * rows + 0.6), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, width / columns * rows + 0.6), squeeze=False, layout="constrained"
+    )
     for ax in axes.flat:
         ax.axis("off")
     for i, image in enumerate(images):
@@ -54,7 +56,6 @@ def image_grid(images: Tensor, title: str, columns: int = 10, column_titles=None
         if row_titles and i % columns == 0:
             ax.set_ylabel(row_titles[i // columns], rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout(pad=0.3)
     return figure
 
 
@@ -110,11 +111,11 @@ def token_maps(tokens: list[Tensor], schedule, codebook_size: int, title: str) -
 
 
 def attention_masks(masks: dict[str, Tensor], bounds=None) -> Figure:
-    """Bool masks (L, L) side by side, dark where a query (row) may look; ``bounds`` draws the scales' borders."""
+    """Bool masks (L, L) side by side, dark where a query (row) may look; ``bounds``, or one a mask: scales' borders."""
     figure, axes = plt.subplots(1, len(masks), figsize=(4.6 * len(masks), 4.6), squeeze=False)
     for ax, (name, mask_LL) in zip(axes[0], masks.items(), strict=True):
         ax.imshow(mask_LL.numpy(), cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
-        for begin, _ in bounds or ():
+        for begin, _ in (bounds.get(name, ()) if isinstance(bounds, dict) else bounds) or ():
             ax.axhline(begin - 0.5, color=COLOURS[1], lw=0.8)
             ax.axvline(begin - 0.5, color=COLOURS[1], lw=0.8)
         ax.set(xlabel="key: token looked at", ylabel="query: token predicted")
@@ -147,3 +148,165 @@ def to_unit(images: Tensor) -> Tensor:
 def stack_rows(rows: list[Tensor]) -> Tensor:
     """R tensors (N, C, H, W) -> (R * N, C, H, W), for ``image_grid`` with N columns."""
     return torch.cat(rows)
+
+
+def line_panels(panels, title: str) -> Figure:
+    """Line plots side by side; each panel is (title, x, {name: y}, x label, y label)."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.1), squeeze=False)
+    for ax, (name, x, series, x_label, y_label) in zip(axes[0], panels, strict=True):
+        for i, (label, y) in enumerate(series.items()):
+            ax.plot(x, y, color=COLOURS[i], lw=1.6, label=label)
+        ax.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
+        ax.set_title(name, fontsize=10)
+        ax.grid(alpha=0.3)
+        if len(series) > 1:
+            ax.legend(fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def scale_inputs(before, f_hats, tokens, after, schedule, codebook_size: int, title: str) -> Figure:
+    """What VAR reads and answers, a row a scale: image so far, its features on the grid, target, image after.
+
+    ``before`` and ``after``: K images (1 or 3, H, W) in [0, 1]; ``f_hats``: K - 1 maps (C, h_k, w_k), shown as their
+    first principal component, since the first scale reads the class instead; ``tokens``: K x (1, h_k * w_k).
+    """
+    K = schedule.num_scales
+    flat_LC = torch.cat([f.flatten(1).T for f in f_hats])
+    direction_C1 = torch.pca_lowrank(flat_LC, q=1)[2]
+    values_L = ((flat_LC - flat_LC.mean(0)) @ direction_C1)[:, 0]
+    limit = float(values_L.abs().max())
+    figure, axes = plt.subplots(K, 4, figsize=(8.4, 2.05 * K + 0.6), squeeze=False)
+    names = ("image so far", "input: its features, averaged", "target: token map", "image with this scale")
+    begin = 0
+    for k, row in enumerate(axes):
+        show_image(row[0], before[k])
+        grid = tokens[k][0].view(schedule.grids[k]).numpy()
+        if k == 0:
+            row[1].text(0.5, 0.5, "class\n+ start position", ha="center", va="center", transform=row[1].transAxes)
+            row[1].set_box_aspect(grid.shape[0] / grid.shape[1])
+        else:
+            values = values_L[begin : begin + grid.size].view(schedule.grids[k])
+            row[1].imshow(values.numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+            begin += grid.size
+        row[2].imshow(grid, cmap="cividis", vmin=0, vmax=codebook_size - 1)
+        for (i, j), token in np.ndenumerate(grid):
+            colour = "black" if token > codebook_size / 2 else "white"
+            row[2].text(j, i, str(token), ha="center", va="center", fontsize=max(5, 11 - len(grid)), color=colour)
+        show_image(row[3], after[k])
+        row[0].set_ylabel(f"scale {k + 1}\n{grid.shape[0]} x {grid.shape[1]}", fontsize=10, color=scale_colour(k))
+        for ax, name in zip(row, names, strict=True):
+            ax.set(xticks=[], yticks=[], title=name if k == 0 else "")
+            ax.title.set_fontsize(9)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(pad=0.6)
+    return figure
+
+
+def leakage(panels: dict[str, Tensor], title: str) -> Figure:
+    """(K, K) matrices side by side: how far the logits of a scale (column) move when a token of one (row) changes."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 4.2), squeeze=False)
+    for ax, (name, moved_KK) in zip(axes[0], panels.items(), strict=True):
+        names = [str(k + 1) for k in range(len(moved_KK))]
+        ax.imshow(moved_KK.numpy(), cmap="Blues", vmin=0, vmax=2 * float(moved_KK.max()))
+        for (i, j), value in np.ndenumerate(moved_KK.numpy()):
+            ax.text(j, i, f"{value:.2g}", ha="center", va="center", weight="bold" if value else "normal")
+            if value > 0 and j <= i:  # a leak
+                ax.add_patch(plt.Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, ec=COLOURS[5], lw=2.5))
+        ax.set(xlabel="scale whose logits move", ylabel="scale of the changed token")
+        ax.set_xticks(range(len(names)), names)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_title(name, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def attention_pyramid(weights_HL: Tensor, schedule, query: tuple[int, int], title: str) -> Figure:
+    """Where one token of the last scale looks: rows are heads, columns scales; ``query`` is its (row, column)."""
+    parts = zip(weights_HL.split(schedule.counts, 1), schedule.grids, strict=True)
+    weights = [part.view(-1, *grid) for part, grid in parts]
+    rows, columns = weights_HL.shape[0], schedule.num_scales
+    figure, axes = plt.subplots(rows, columns, figsize=(2.1 * columns + 0.8, 2.2 * rows + 0.7), squeeze=False)
+    for (head, k), ax in np.ndenumerate(axes):
+        shown = ax.imshow(weights[k][head].numpy(), cmap="viridis", vmin=0, vmax=float(weights_HL.max()))
+        ax.set(xticks=[], yticks=[])
+        even = schedule.counts[k] / schedule.num_tokens
+        name = f"{weights[k][head].sum():.0%} on scale {k + 1} (even: {even:.0%})"
+        ax.set_title(name, fontsize=9, color=scale_colour(k))
+        if k == 0:
+            ax.set_ylabel(f"head {head + 1}", fontsize=10)
+        if k == columns - 1:
+            ax.plot(query[1], query[0], marker="x", color=COLOURS[5], ms=9, mew=2.5)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    figure.colorbar(shown, ax=axes, label="attention weight", fraction=0.03)
+    return figure
+
+
+def number_grids(rows, title: str) -> Figure:
+    """Small matrices with their numbers written in; each row is (label, [(title, (h, w) tensor), ...]).
+
+    Amounts (float) are coloured by sign and size. Indices (int) stay white: they are names, not amounts.
+    """
+    columns = max(len(grids) for _, grids in rows)
+    limit = max(float(grid.abs().max()) for _, grids in rows for _, grid in grids if grid.is_floating_point())
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, 1.9 * len(rows) + 0.5), squeeze=False)
+    for row, (label, grids) in zip(axes, rows, strict=True):
+        for ax, (name, grid) in zip(row, grids, strict=False):
+            amounts = grid.numpy() if grid.is_floating_point() else np.zeros(grid.shape)
+            ax.imshow(amounts, cmap="PuOr_r", vmin=-1.4 * limit, vmax=1.4 * limit)
+            for (i, j), value in np.ndenumerate(grid.numpy()):
+                ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=9 if grid.shape[0] < 5 else 6)
+            ax.set_xticks(np.arange(grid.shape[1] + 1) - 0.5, [])
+            ax.set_yticks(np.arange(grid.shape[0] + 1) - 0.5, [])
+            ax.grid(color="grey", lw=0.6)
+            ax.tick_params(length=0)
+            ax.set_title(name, fontsize=9)
+        row[0].set_ylabel(label, fontsize=10)
+        for ax in row[len(grids) :]:
+            ax.axis("off")
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(pad=0.5)
+    return figure
+
+
+def phi_ticks(assignments: dict[int, tuple[int, ...]], ticks, title: str) -> Figure:
+    """For each number of scales K, the scales at k / (K - 1), joined to the tick of the convolution they use."""
+    figure, ax = plt.subplots(figsize=(9, 1.3 * len(assignments) + 1.2))
+    for row, (scales, indices) in enumerate(assignments.items()):
+        for k, i in enumerate(indices):
+            x = k / max(scales - 1, 1)
+            ax.plot([x, ticks[i]], [row, row + 0.55], color=COLOURS[i], lw=1.2)
+            ax.plot(x, row, "o", color=COLOURS[i], ms=7)
+            ax.text(x, row - 0.22, str(k), ha="center", va="center", fontsize=8)
+        for i, tick in enumerate(ticks):
+            ax.plot(tick, row + 0.55, "s", color=COLOURS[i], ms=9, label=f"convolution {i}" if row == 0 else None)
+    ax.set_yticks(range(len(assignments)), [f"K = {scales}" for scales in assignments])
+    ax.set(xlabel="k / (K - 1)", xlim=(-0.04, 1.04), ylim=(-0.5, len(assignments) - 0.1))
+    ax.legend(fontsize=8, ncol=len(ticks), loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False)
+    ax.set_title(title, fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def network_shapes(stages: list[tuple[str, tuple[int, int, int], int]], title: str) -> Figure:
+    """Stages (name, (channels, h, w) of the output, parameters): height shows resolution, width channels, in log."""
+    figure, ax = plt.subplots(figsize=(10, 3.4))
+    x = 0.0
+    for name, (channels, height, width), _ in stages:
+        side = 1 + 0.7 * np.log2(height)
+        wide = 0.15 + 0.12 * np.log2(1 + channels)
+        colour = COLOURS[1] if "conv_out" in name or "quant" in name or name == "f_hat" else COLOURS[4]
+        ax.add_patch(plt.Rectangle((x, -side / 2), wide, side, facecolor=colour, edgecolor="black", lw=0.7))
+        ax.text(x + wide / 2, side / 2 + 0.15, f"{height}x{width}", ha="center", fontsize=7)
+        ax.text(x + wide / 2, 0, str(channels), ha="center", va="center", fontsize=8)
+        ax.text(x + wide / 2, -side / 2 - 0.2, name, ha="right", va="top", fontsize=7, rotation=40)
+        x += wide + 0.35
+    top = max(0.5 + 0.35 * np.log2(height) for _, (_, height, _), _ in stages)
+    ax.set(xlim=(-0.9, x), ylim=(-top - 2.2, top + 0.7))
+    ax.axis("off")
+    ax.set_title(title, fontsize=11)
+    figure.tight_layout()
+    return figure

@@ -48,6 +48,7 @@ class Preset:
 
     name: str
     dataset: str  # a name that data.load knows
+    views: int  # of each training image; above 1, data.jittered adds slightly turned and resized ones
     tokenizer: TokenizerConfig
     tokenizer_train: TrainConfig
     var: VARConfig
@@ -55,49 +56,30 @@ class Preset:
     sampling: SamplingConfig
 
 
-def _digits(name: str, tokenizer_epochs: float, var_epochs: float, sampling: SamplingConfig) -> Preset:
-    """The digits runs differ in how long they train."""
+def _digits(name: str, tokenizer_epochs: float, var_epochs: float, views: int = 1) -> Preset:
+    """The digits runs differ in how long they train, and on how many views of each image."""
     schedule = ScaleSchedule((1, 2, 3, 4))
-    tokenizer = TokenizerConfig(
-        image_size=28,
-        nets=NetConfig(
-            image_channels=1,
-            base_channels=32,
-            multipliers=(1, 2, 2),
-            res_blocks=1,
-            attention=False,
-            groups=8,
-            patch=2,
-        ),
-        codebook_size=512,
-        code_dim=16,
-        schedule=schedule,
+    nets = NetConfig(
+        image_channels=1,
+        base_channels=16,
+        multipliers=(1, 2, 4),
+        res_blocks=1,
+        attention=False,
+        groups=8,
+        patch=2,  # half the resolution before the first convolution: that is where the time would go
     )
+    tokenizer = TokenizerConfig(image_size=28, nets=nets, codebook_size=512, code_dim=16, schedule=schedule)
     var = VARConfig.from_depth(3, num_classes=10, codebook_size=512, code_dim=16, schedule=schedule, gamma_init=0.1)
+    often = {"batch_size": 64, "base_lr": 8e-3, "final_lr_ratio": 0.01, "log_every": 25, "checkpoint_every": 250}
     return Preset(
         name=name,
         dataset="digits",
+        views=views,
         tokenizer=tokenizer,
-        tokenizer_train=TrainConfig(
-            epochs=tokenizer_epochs,
-            batch_size=64,
-            base_lr=8e-3,
-            weight_decay=0.0,
-            final_lr_ratio=0.01,
-            clip=1.0,
-            log_every=25,
-            checkpoint_every=250,
-        ),
+        tokenizer_train=TrainConfig(epochs=tokenizer_epochs, weight_decay=0.0, clip=1.0, **often),
         var=var,
-        var_train=TrainConfig(
-            epochs=var_epochs,
-            batch_size=64,
-            base_lr=4e-3,
-            final_lr_ratio=0.01,
-            log_every=25,
-            checkpoint_every=250,
-        ),
-        sampling=sampling,
+        var_train=TrainConfig(epochs=var_epochs, **often),
+        sampling=SamplingConfig(cfg=1.0, top_k=0, top_p=0.0),
     )
 
 
@@ -126,13 +108,13 @@ def _published(name: str) -> Preset:
     tokenizer = TokenizerConfig(image_size=512, schedule=VAR_512) if large else TokenizerConfig()
     var = VARConfig.from_depth(depth, schedule=tokenizer.schedule, shared_adaln=large, gamma_init=gamma_init)
     tokenizer_train = TrainConfig(epochs=20, batch_size=768, base_lr=1e-4, betas=(0.5, 0.9), weight_decay=0.0)
-    return Preset(name, "folder", tokenizer, tokenizer_train, var, var_train, SamplingConfig())
+    return Preset(name, "folder", 1, tokenizer, tokenizer_train, var, var_train, SamplingConfig())
 
 
 PRESETS: dict[str, Preset] = {
-    "digits-smoke": _digits("digits-smoke", 0.8, 0.8, SamplingConfig(1.5, 0, 0.0)),
-    "digits": _digits("digits", 16, 20, SamplingConfig(1.5, 0, 0.0)),
-    "digits-long": _digits("digits-long", 80, 80, SamplingConfig(1.5, 0, 0.0)),
+    "digits-smoke": _digits("digits-smoke", 3, 3),  # epochs of 8,000 images
+    "digits": _digits("digits", 3, 5, views=4),  # epochs of 32,000
+    "digits-long": _digits("digits-long", 2, 5, views=16),  # epochs of 128,000
     **{name: _published(name) for name in _PUBLISHED},
 }
 

@@ -7,6 +7,7 @@ Explained in ``notebooks/04_token_pyramid.ipynb``.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,12 @@ class Phi(nn.Module):
 
     def forward(self, h_BChw: Tensor) -> Tensor:
         return h_BChw * (1 - self.ratio) + self.conv(h_BChw) * self.ratio
+
+
+def full_precision(tensor: Tensor):
+    """Context without autocast: distances between codes and sums of residuals do not survive bfloat16."""
+    device = tensor.device.type  # autocast is unknown to "meta", where only shapes are computed
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def phi_indices(num_scales: int, num_phi: int) -> tuple[int, ...]:
@@ -90,15 +97,17 @@ class MultiScaleQuantizer(nn.Module):
     def nearest(self, z_NC: Tensor) -> Tensor:
         """(N, C) -> (N,) int64: index of the closest code, by squared Euclidean distance."""
         # |z - e|^2 = |z|^2 + |e|^2 - 2 z.e
-        distance_NV = z_NC.square().sum(1, keepdim=True) + self.codebook.square().sum(1)
-        return distance_NV.addmm(z_NC, self.codebook.T, alpha=-2).argmin(1)
+        with full_precision(z_NC):
+            distance_NV = z_NC.square().sum(1, keepdim=True) + self.codebook.square().sum(1)
+            return distance_NV.addmm(z_NC, self.codebook.T, alpha=-2).argmin(1)
 
     def contribution(self, codes_Bhwc: Tensor, k: int) -> Tensor:
         """Codes of scale k, (B, h_k * w_k, C) -> what they add to f_hat, (B, C, h_K, w_K)."""
         h_BChw = codes_Bhwc.transpose(1, 2).unflatten(2, self.schedule.grids[k])
         if k < self.schedule.num_scales - 1:
             h_BChw = F.interpolate(h_BChw, size=self.schedule.final_grid, mode="bicubic")
-        return self.phis[self.phi_of_scale[k]](h_BChw)
+        with full_precision(h_BChw):
+            return self.phis[self.phi_of_scale[k]](h_BChw)
 
     def at_scale(self, f_BChw: Tensor, k: int) -> Tensor:
         """Full-grid features averaged down to scale k: (B, C, h_K, w_K) -> (B, h_k * w_k, C)."""

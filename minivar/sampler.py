@@ -5,6 +5,7 @@ one multinomial per scale from a (B * h_k * w_k, V) table, then, with ``smooth``
 Explained in ``notebooks/00_quickstart.ipynb`` and ``notebooks/05_next_scale.ipynb``.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -161,6 +162,10 @@ def sample(
     tokens alone, since each scale's input is built from its codebook. Returns images (B, 3, H, W) in [0, 1] and
     tokens (B, L). Raises ``ValueError`` for impossible parameters. Source: paper, section 3.2; REFERENCE 10-12.
     """
+    if tokenizer is None:
+        raise ValueError(
+            "Next-scale sampling needs the tokenizer, whose codebook makes each scale's input; got None."
+        )
     states = list(
         sample_scales(model, tokenizer.quantizer, labels, cfg, top_k, top_p, smooth, generator, **loop_options)
     )
@@ -178,7 +183,7 @@ def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: fl
             f"Labels must lie in 0..{classes - 1} (or {classes}, the null class); got values from "
             f"{int(labels.min())} to {int(labels.max())}."
         )
-    if cfg < 0 or top_k < 0 or not 0 <= top_p <= 1:
+    if not math.isfinite(cfg) or cfg < 0 or top_k < 0 or not 0 <= top_p <= 1:
         raise ValueError(
             f"Sampling needs cfg >= 0, top_k >= 0 and top_p in [0, 1]; got cfg {cfg}, top_k {top_k}, top_p {top_p}."
         )

@@ -24,7 +24,9 @@ class ScaleSchedule:
     grids: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        grids = tuple((g, g) if isinstance(g, int) else tuple(g) for g in self.grids)
+        if not isinstance(self.grids, tuple | list):
+            raise ValueError(f"A scale schedule is a tuple of grids; got {self.grids!r}.")
+        grids = tuple(tuple(g) if isinstance(g, tuple | list) else (g, g) for g in self.grids)
         if not grids:
             raise ValueError("A scale schedule needs at least one grid; got none.")
         for grid in grids:

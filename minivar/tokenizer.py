@@ -129,7 +129,9 @@ class VQVAE(nn.Module):
 
         A prefix of the scales gives the image as it looks so far.
         """
-        return self.decode_pyramid(tokens)[-1]
+        self._check_tokens(tokens)
+        *_, f_hat_BChw = self.quantizer.accumulate(tokens)
+        return self.decode_features(f_hat_BChw).clamp(-1, 1)
 
     @torch.no_grad()
     def decode_pyramid(self, tokens: list[Tensor]) -> list[Tensor]:

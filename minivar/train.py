@@ -54,7 +54,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     peak = config.base_lr * config.batch_size / 256
     warm = round(config.warmup * steps)
     if step < warm:
-        return peak * (config.warmup_start + (1 - config.warmup_start) * step / max(warm - 1, 1))
+        return peak * (config.warmup_start + (1 - config.warmup_start) * step / warm)
     passed = (step - warm) / max(steps - 1 - warm, 1)
     if passed < config.hold:
         return peak
@@ -216,15 +216,15 @@ def fit(task, config: TrainConfig, out: Path, header: dict | None = None, progre
             group["weight_decay"] = weight_decay(step, steps, config) if group["decays"] else 0.0
         with torch.autocast(device.type, dtype=model_dtype, enabled=model_dtype is not None):
             loss, stats = task.loss(batch_indices(step, size, config), device)
-        if not math.isfinite(loss.item()):
-            kept = f"the last good checkpoint is {state_path}" if state_path.is_file() else "nothing was saved yet"
-            raise TrainingError(
-                f"The loss of {task.name} became {loss.item()} at step {step}, expected a finite number; {kept}: "
-                f"lower base_lr (now {config.base_lr}) and start again."
-            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        if not math.isfinite(loss.item()) or not math.isfinite(grad_norm.item()):
+            kept = f"the last good checkpoint is {state_path}" if state_path.is_file() else "nothing was saved yet"
+            raise TrainingError(
+                f"The loss of {task.name} became {loss.item()} (gradient norm {grad_norm.item()}) at step {step}, "
+                f"expected finite numbers; {kept}: lower base_lr (now {config.base_lr}) and start again."
+            )
         optimizer.step()
         task.after_step(step)
         for key, value in {"loss": loss, "grad_norm": grad_norm, **stats}.items():
@@ -310,8 +310,8 @@ def _rewind_log(path: Path, phase: str, step: int) -> None:
     """Drop entries of this phase that lie after the checkpoint: they are about to be written again."""
     entries = read_log(path)
     kept = [entry for entry in entries if entry.get("phase") != phase or entry["step"] <= step]
-    if len(kept) < len(entries):
-        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+    text = "".join(json.dumps(entry) + "\n" for entry in kept)
+    if path.is_file() and path.read_text() != text:  # an entry too many, or half a line
         checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
 
 

@@ -7,13 +7,13 @@ layer norm (AdaLN) in every block, besides being the first token. Explained in `
 """
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar.quantizers import full_precision
 from minivar.scales import VAR_256, ScaleSchedule
 
 
@@ -203,8 +203,7 @@ class VAR(nn.Module):
 
     def logits(self, x_BlD: Tensor, cond_BD: Tensor) -> Tensor:
         """Hidden states (B, l, D) -> logits (B, l, V), computed in float32."""
-        device = x_BlD.device.type  # autocast is unknown to "meta", where only shapes are computed
-        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+        with full_precision(x_BlD):
             scale_B1D, shift_B1D = self.head_ada(F.silu(cond_BD.float())).unsqueeze(1).chunk(2, dim=-1)
             return self.head(modulate(x_BlD.float(), scale_B1D, shift_B1D))
 
