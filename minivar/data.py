@@ -135,7 +135,7 @@ class FolderSet:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         spare = (width - size, height - size)
         left, top = (int(torch.randint(s + 1, ())) if self.random_crop else s // 2 for s in spare)
-        pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+        pixels = np.array(image.crop((left, top, left + size, top + size)))  # a copy, which torch may write to
         return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
 
 

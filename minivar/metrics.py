@@ -113,7 +113,8 @@ def judge_digits(classifier: DigitClassifier, images: Tensor, labels: Tensor) ->
 
     ``accuracy``: share recognised as their label. ``frechet``: distance to N held-out digits; ``frechet_real``: that
     of N training digits to the same ones, the noise floor; ``frechet_ratio``: the first over the second.
-    ``precision`` and ``recall`` likewise, with ``recall_real`` of the training digits for scale.
+    ``precision`` and ``recall`` likewise, with ``recall_real`` of the training digits for scale. ``novelty``: median
+    distance in pixels to the nearest training digit, over that of held-out digits; copies would bring it near 0.
     """
     train, heldout = data.load_digits("train"), data.load_digits("heldout")
     count = min(len(images), len(heldout))
@@ -127,6 +128,11 @@ def judge_digits(classifier: DigitClassifier, images: Tensor, labels: Tensor) ->
     predicted = in_batches(classifier, images * 2 - 1).argmax(1)
     frechet, frechet_real = frechet_distance(fake, real_b), frechet_distance(real_a, real_b)
     precision, recall = precision_recall(real_b, fake)
+    pixels = train.batch(slice(None))[0].flatten(1)
+
+    def distance_to_train(points: Tensor) -> float:
+        return in_batches(lambda part: torch.cdist(part.flatten(1), pixels).amin(1), points).median().item()
+
     return {
         "count": count,
         "accuracy": (predicted == labels).float().mean().item(),
@@ -136,4 +142,5 @@ def judge_digits(classifier: DigitClassifier, images: Tensor, labels: Tensor) ->
         "precision": precision,
         "recall": recall,
         "recall_real": precision_recall(real_b, real_a)[1],
+        "novelty": distance_to_train(images * 2 - 1) / distance_to_train(heldout.batch(slice(None))[0]),
     }

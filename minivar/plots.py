@@ -75,7 +75,9 @@ def training_curves(entries: list[dict], title: str) -> Figure:
         for k in range(len(rows[0][by_scale]) if rows else 0):
             ax.plot(steps, [e[by_scale][k] for e in rows], color=scale_colour(k), lw=1, label=f"scale {k + 1}")
         if total and rows:
-            ax.plot(steps, [e[total] for e in rows], color="black", lw=1.8, label="all")
+            ax.plot(
+                steps, [e[total] for e in rows], color="black", lw=1.8, label="pixels" if total == "mse" else "all"
+            )
         ax.set(xlabel="step", ylabel=label)
         ax.set_title(name, fontsize=10)
         ax.grid(alpha=0.3)
@@ -111,7 +113,7 @@ def token_maps(tokens: list[Tensor], schedule, codebook_size: int, title: str) -
 
 
 def attention_masks(masks: dict[str, Tensor], bounds=None) -> Figure:
-    """Bool masks (L, L) side by side, dark where a query (row) may look; ``bounds``, or one a mask: scales' borders."""
+    """Bool masks (L, L) side by side, dark where a query (row) may look; ``bounds`` (or a dict): scales' borders."""
     figure, axes = plt.subplots(1, len(masks), figsize=(4.6 * len(masks), 4.6), squeeze=False)
     for ax, (name, mask_LL) in zip(axes[0], masks.items(), strict=True):
         ax.imshow(mask_LL.numpy(), cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
@@ -133,7 +135,7 @@ def usage_bars(usage: list[dict[str, float]], codebook_size: int, title: str) ->
     axes[0].set(xlabel="scale", ylabel="codes used (%)", ylim=(0, 100))
     axes[1].bar(names, [u["perplexity"] for u in usage], color=colours)
     axes[1].axhline(codebook_size, color="black", lw=0.8, ls="--", label="all codes equally often")
-    axes[1].set(xlabel="scale", ylabel="perplexity of codes", yscale="log")
+    axes[1].set(xlabel="scale", ylabel="perplexity of codes")
     axes[1].legend(fontsize=8)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
@@ -150,8 +152,11 @@ def stack_rows(rows: list[Tensor]) -> Tensor:
     return torch.cat(rows)
 
 
-def line_panels(panels, title: str) -> Figure:
-    """Line plots side by side; each panel is (title, x, {name: y}, x label, y label)."""
+def line_panels(panels, title: str, reference: tuple[str, float] | None = None) -> Figure:
+    """Line plots side by side; each panel is (title, x, {name: y}, x label, y label).
+
+    ``reference``, (name, y), is a dashed line in the first panel.
+    """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.1), squeeze=False)
     for ax, (name, x, series, x_label, y_label) in zip(axes[0], panels, strict=True):
         for i, (label, y) in enumerate(series.items()):
@@ -159,8 +164,10 @@ def line_panels(panels, title: str) -> Figure:
         ax.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
         ax.set_title(name, fontsize=10)
         ax.grid(alpha=0.3)
-        if len(series) > 1:
-            ax.legend(fontsize=8)
+        if reference and ax is axes[0, 0]:
+            ax.axhline(reference[1], color="black", lw=1, ls="--", label=reference[0])
+        if len(ax.lines) > 1:
+            ax.legend(fontsize=7, ncol=2)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     return figure
@@ -258,7 +265,7 @@ def number_grids(rows, title: str) -> Figure:
             amounts = grid.numpy() if grid.is_floating_point() else np.zeros(grid.shape)
             ax.imshow(amounts, cmap="PuOr_r", vmin=-1.4 * limit, vmax=1.4 * limit)
             for (i, j), value in np.ndenumerate(grid.numpy()):
-                ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=9 if grid.shape[0] < 5 else 6)
+                ax.text(j, i, f"{round(float(value), 2):g}", ha="center", va="center", fontsize=9)
             ax.set_xticks(np.arange(grid.shape[1] + 1) - 0.5, [])
             ax.set_yticks(np.arange(grid.shape[0] + 1) - 0.5, [])
             ax.grid(color="grey", lw=0.6)
@@ -285,7 +292,7 @@ def phi_ticks(assignments: dict[int, tuple[int, ...]], ticks, title: str) -> Fig
             ax.plot(tick, row + 0.55, "s", color=COLOURS[i], ms=9, label=f"convolution {i}" if row == 0 else None)
     ax.set_yticks(range(len(assignments)), [f"K = {scales}" for scales in assignments])
     ax.set(xlabel="k / (K - 1)", xlim=(-0.04, 1.04), ylim=(-0.5, len(assignments) - 0.1))
-    ax.legend(fontsize=8, ncol=len(ticks), loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False)
+    ax.legend(fontsize=8, ncol=len(ticks), loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     ax.set_title(title, fontsize=11)
     figure.tight_layout()
     return figure
@@ -298,12 +305,18 @@ def network_shapes(stages: list[tuple[str, tuple[int, int, int], int]], title: s
     for name, (channels, height, width), _ in stages:
         side = 1 + 0.7 * np.log2(height)
         wide = 0.15 + 0.12 * np.log2(1 + channels)
-        colour = COLOURS[1] if "conv_out" in name or "quant" in name or name == "f_hat" else COLOURS[4]
+        colour = COLOURS[1] if "quant" in name or name in ("enc conv_out", "f_hat") else COLOURS[4]
         ax.add_patch(plt.Rectangle((x, -side / 2), wide, side, facecolor=colour, edgecolor="black", lw=0.7))
-        ax.text(x + wide / 2, side / 2 + 0.15, f"{height}x{width}", ha="center", fontsize=7)
+        ax.text(
+            x + wide / 2,
+            side / 2 + 0.15,
+            f"{height}²" if height == width else f"{height}x{width}",
+            ha="center",
+            fontsize=7,
+        )
         ax.text(x + wide / 2, 0, str(channels), ha="center", va="center", fontsize=8)
         ax.text(x + wide / 2, -side / 2 - 0.2, name, ha="right", va="top", fontsize=7, rotation=40)
-        x += wide + 0.35
+        x += wide + 0.4
     top = max(0.5 + 0.35 * np.log2(height) for _, (_, height, _), _ in stages)
     ax.set(xlim=(-0.9, x), ylim=(-top - 2.2, top + 0.7))
     ax.axis("off")

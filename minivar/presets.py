@@ -102,7 +102,10 @@ _PUBLISHED = {
 
 
 def _published(name: str) -> Preset:
-    """A published ImageNet run. The tokenizer's recipe is that of the authors' single-scale trainer."""
+    """A published ImageNet run.
+
+    The tokenizer's optimiser is that of the authors' single-scale trainer, the number of its epochs is a guess.
+    """
     depth, var_train, gamma_init = _PUBLISHED[name]
     large = name == "var-d36-s"
     tokenizer = TokenizerConfig(image_size=512, schedule=VAR_512) if large else TokenizerConfig()

@@ -143,7 +143,8 @@ class MultiScaleQuantizer(nn.Module):
         features_BChw = features_BChw.float()  # distances and sums of residuals need full precision
         steps = list(self._steps(features_BChw))
         fixed_BChw = features_BChw.detach()
-        # L = 1/K sum_k  beta |sg[f_hat_k] - f|^2 + |f_hat_k - sg[f]|^2     (paper, equation 5, first two terms)
+        # L = 1/K sum_k  beta |sg[f_hat_k] - f|^2 + |f_hat_k - sg[f]|^2
+        # (paper, equation 5, states one |f - f_hat|^2; the split in two and the mean over scales are the code's)
         commitment_K = torch.stack([F.mse_loss(s.f_hat_BChw.detach(), features_BChw) for s in steps])
         codebook_K = torch.stack([F.mse_loss(s.f_hat_BChw, fixed_BChw) for s in steps])
         loss = (self.beta * commitment_K + codebook_K).mean()
@@ -192,7 +193,8 @@ class MultiScaleQuantizer(nn.Module):
         A code is dead when its share of all uses is below ``threshold`` / V. Without this a multi-scale codebook
         collapses: coarse scales have few tokens a batch, so most codes never receive a gradient from them. Each
         dead code is set to the residual of a random token of a random scale, so coarse scales get as many new codes
-        as fine ones, and starts again with average usage.
+        as fine ones, and starts again with average usage: it has about 300 training forwards to prove itself before
+        the moving average can call it dead again. A less patient average was tried and was as bad as no revival.
         """
         usage_V = self.usage_KV.sum(0)
         dead = (usage_V < threshold * usage_V.mean()).nonzero()[:, 0]

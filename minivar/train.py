@@ -86,7 +86,7 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 
 
 class TokenizerTask:
-    """Reconstruction plus the quantiser's loss; dead codes are revived every ``revive_every`` steps."""
+    """Reconstruction plus the quantiser's loss; dead codes are revived every ``revive_every`` steps, 0: never."""
 
     name = "tokenizer"
 
@@ -104,8 +104,8 @@ class TokenizerTask:
         return self.l1 * l1 + self.l2 * l2 + out.loss, stats
 
     def after_step(self, step: int) -> None:
-        """Revive codes that fell out of use; none in the last tenth of an epoch's worth matters to the result."""
-        if step % self.revive_every == 0:
+        """Revive codes that fell out of use."""
+        if self.revive_every and step % self.revive_every == 0:
             self.model.quantizer.revive_dead_codes(self.last.residuals)
 
     @torch.no_grad()
@@ -116,7 +116,10 @@ class TokenizerTask:
 
 
 class VARTask:
-    """Cross-entropy over all positions, teacher-forced on tokens that are encoded once, before training."""
+    """Cross-entropy over all positions, teacher-forced on tokens that are encoded once, before training.
+
+    The tokenizer is moved to ``device`` and frozen for good: eval mode, no gradients.
+    """
 
     name = "var"
 
@@ -206,6 +209,8 @@ def fit(task, config: TrainConfig, out: Path, header: dict | None = None, progre
     state_path, log_path = out / f"{task.name}.state.safetensors", out / "metrics.jsonl"
     first = restore_state(state_path, model, optimizer, run) if state_path.is_file() else 0
     _rewind_log(log_path, task.name, first)
+    for stale in out.glob(f".{task.name}.*"):  # left by a kill in the middle of a write
+        stale.unlink()
     started, model_dtype = time.time(), torch.bfloat16 if config.amp and device.type == "cuda" else None
     sums: dict[str, Tensor] = {}
     bar = tqdm(total=steps, initial=first, desc=task.name, unit="step", disable=not progress, mininterval=2)

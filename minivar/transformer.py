@@ -69,7 +69,7 @@ class Attention(nn.Module):
         width, self.heads = config.width, config.heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))  # a bias on k would cancel in the softmax without L2 norm
+        self.v_bias = nn.Parameter(torch.zeros(width))  # k has none: in plain attention the softmax cancels it
         self.proj = nn.Linear(width, width)
         self.l2_norm = config.l2_norm_attention
         if self.l2_norm:

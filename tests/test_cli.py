@@ -1,0 +1,323 @@
+"""The command line: what it prints, what it writes, and how it says no."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import tokenizer_config, var_config, wake
+from PIL import Image
+
+from minivar import checkpoints, cli, presets
+from minivar.nets import NetConfig
+from minivar.scales import ScaleSchedule
+from minivar.tokenizer import VQVAE
+from minivar.transformer import VAR
+
+COMMANDS = ("train", "sample", "reconstruct", "info", "report")
+NETS = NetConfig(
+    image_channels=1, base_channels=8, multipliers=(1, 2, 2), res_blocks=1, attention=False, groups=4, patch=2
+)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A folder with an untrained tokenizer and transformer for 28 x 28 grey images of ten classes."""
+    folder = tmp_path_factory.mktemp("pair")
+    tokenizer = wake(VQVAE(tokenizer_config(image_size=28, nets=NETS)))
+    checkpoints.save(tokenizer, folder / "tokenizer.safetensors")
+    sampling = {"cfg": 2.0, "top_k": 12, "top_p": 0.9}
+    model = wake(VAR(var_config(num_classes=10)))
+    checkpoints.save(model, folder / "var.safetensors", preset="tiny", sampling=sampling)
+    return folder
+
+
+def run(capsys, *argv: object) -> str:
+    """What a command that succeeds prints."""
+    assert cli.main([str(word) for word in argv]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def refused(capsys, *argv: object) -> str:
+    """What a command that fails prints: one line on standard error."""
+    assert cli.main([str(word) for word in argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("minivar: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+# Help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_each_of_its_options(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: minivar {command} [-h]")
+    parser = cli.build_parser()._subparsers._group_actions[0].choices[command]
+    assert parser.description
+    for action in parser._actions:
+        assert action.help, f"{command} {action.option_strings} has no help"
+
+
+def test_the_overview_names_every_command_and_a_first_step(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"    {command} " in text for command in COMMANDS)
+    assert "Start with: minivar sample" in text
+
+
+def test_the_module_can_be_run():
+    command = [sys.executable, "-m", "minivar.cli", "sample", "--checkpoint", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("minivar: No checkpoint directory at nowhere")
+    assert done.stderr.count("\n") == 1
+
+
+# info -------------------------------------------------------------------------------------------------------------
+
+
+def figures(text: str) -> dict[str, str]:
+    return {line[2:36].strip(): line[36:] for line in text.splitlines() if line.startswith("  ")}
+
+
+def test_info_of_the_published_model_gives_the_published_numbers(capsys):
+    shown = figures(run(capsys, "info", "--preset", "var-d16"))
+    assert shown["transformer parameters"].startswith("310,28")
+    assert shown["tokenizer parameters"].startswith("108,95")
+    assert shown["schedule"] == "1, 2, 3, 4, 5, 6, 8, 10, 13, 16"
+    assert shown["tokens"] == "680"
+    assert shown["image"] == "3 x 256 x 256"
+    assert shown["codebook"] == "4096 codes of 32 dimensions"
+
+
+def test_info_counts_the_floating_point_operations_of_the_matrices(capsys):
+    shown = figures(run(capsys, "info", "--preset", "var-d16"))
+    depth, width, tokens, codes, code_dim = 16, 1024, 680, 4096, 32
+    attention = 2 * tokens * width * 4 * width + 2 * 2 * tokens * tokens * width
+    mlp = 2 * tokens * width * 8 * width
+    adaln = 2 * width * 6 * width
+    ends = 2 * (tokens - 1) * code_dim * width + 2 * width * 2 * width + 2 * tokens * width * codes
+    expected = depth * (attention + mlp + adaln) + ends
+    assert int(shown["FLOPs of one teacher-forced pass"].replace(",", "")) == pytest.approx(expected, rel=0.01)
+
+
+def test_info_of_a_checkpoint_describes_what_is_in_it(capsys, pair):
+    text = run(capsys, "info", "--checkpoint", pair)
+    assert text.startswith(f"{pair} (preset tiny)\n")
+    shown = figures(text)
+    tokenizer, model, _ = checkpoints.load_pair(pair)
+    assert shown["tokenizer parameters"] == f"{sum(p.numel() for p in tokenizer.parameters()):,}"
+    assert shown["transformer parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
+    assert shown["schedule"] == "1, 2, 4"
+    assert all(int(shown[key].replace(",", "")) > 0 for key in shown if key.startswith("FLOPs"))
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_can_be_described(name, capsys):
+    assert run(capsys, "info", "--preset", name).startswith(f"preset {name}\n")
+
+
+# sample -----------------------------------------------------------------------------------------------------------
+
+
+def drawn(capsys, pair, folder, *options) -> dict[str, np.ndarray]:
+    run(capsys, "sample", "--checkpoint", pair, "--out", folder / "grid.png", "--npz", folder / "s.npz", *options)
+    with np.load(folder / "s.npz", allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def test_sample_writes_a_grid_and_arrays(capsys, pair, tmp_path):
+    arrays = drawn(capsys, pair, tmp_path / "new" / "folder", "--classes", "1,4-6", "--count", 9, "--seed", 1)
+    assert arrays.keys() == {"images", "labels"}
+    assert arrays["images"].shape == (9, 28, 28)
+    assert arrays["images"].dtype == np.float32
+    assert arrays["images"].min() >= 0
+    assert arrays["images"].max() <= 1
+    assert arrays["labels"].tolist() == [1, 4, 5, 6, 1, 4, 5, 6, 1]  # in rotation
+    with Image.open(tmp_path / "new" / "folder" / "grid.png") as grid:
+        assert grid.size == (4 * 29 + 1, 3 * 29 + 1)  # a column a class, one pixel between
+        corner = np.asarray(grid.convert("L"))[1:29, 1:29] / 255
+    assert np.abs(corner - arrays["images"][0]).max() < 0.005
+
+
+def test_sample_uses_the_settings_in_the_checkpoint_unless_told_otherwise(capsys, pair, tmp_path):
+    text = run(capsys, "sample", "--checkpoint", pair, "--count", 3, "--out", tmp_path / "a.png")
+    assert "{'cfg': 2.0, 'top_k': 12, 'top_p': 0.9}" in text
+    options = ("--cfg", 0, "--top-k", 0, "--top-p", 0)
+    text = run(capsys, "sample", "--checkpoint", pair, "--count", 3, "--out", tmp_path / "a.png", *options)
+    assert "{'cfg': 0.0, 'top_k': 0, 'top_p': 0.0}" in text
+
+
+def test_the_seed_determines_the_images(capsys, pair, tmp_path):
+    options = ("--classes", "0-9", "--count", 12)
+    one, again, other = (drawn(capsys, pair, tmp_path, *options, "--seed", seed)["images"] for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_more_images_than_one_batch_holds_are_all_drawn(capsys, pair, tmp_path):
+    arrays = drawn(capsys, pair, tmp_path, "--count", 205)
+    assert len(arrays["images"]) == len(arrays["labels"]) == 205
+    assert arrays["labels"][:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+
+
+def test_colour_images_keep_their_channels(capsys, tmp_path):
+    nets = NetConfig(base_channels=8, multipliers=(1, 2, 2), res_blocks=1, attention=False, groups=4)
+    checkpoints.save(wake(VQVAE(tokenizer_config(nets=nets))), tmp_path / "tokenizer.safetensors")
+    checkpoints.save(wake(VAR(var_config())), tmp_path / "var.safetensors")
+    assert drawn(capsys, tmp_path, tmp_path, "--classes", "0-4", "--count", 2)["images"].shape == (2, 3, 16, 16)
+
+
+# The others -------------------------------------------------------------------------------------------------------
+
+
+def test_reconstruct_shows_each_image_beside_its_reconstruction(capsys, pair, tmp_path):
+    text = run(capsys, "reconstruct", "--checkpoint", pair, "--count", 10, "--out", tmp_path / "r.png")
+    assert text.startswith("10 images, each followed by its reconstruction, mean squared error ")
+    with Image.open(tmp_path / "r.png") as grid:
+        assert grid.size == (10 * 29 + 1, 2 * 29 + 1)
+
+
+def test_report_lists_files_and_scores(capsys, pair, tmp_path):
+    (tmp_path / "scores.json").write_text('{"accuracy": 0.98125, "count": 2000}')
+    text = run(capsys, "report", tmp_path)
+    assert "scores.json" in text
+    assert "accuracy          0.9812" in text
+    assert "count             2000" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"), [("7", [7]), ("0-3", [0, 1, 2, 3]), ("1,3-5, 9", [1, 3, 4, 5, 9]), ("2,2", [2, 2])]
+)
+def test_classes_are_written_as_numbers_and_ranges(text, classes):
+    assert cli.parse_classes(text, 10) == classes
+
+
+# How it says no ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["train", "info"])
+def test_an_unknown_preset_is_refused(capsys, tmp_path, command):
+    where = ("--out", tmp_path) if command == "train" else ()
+    message = refused(capsys, command, "--preset", "digit", *where)
+    assert "Unknown preset 'digit': expected one of digits-smoke, digits, digits-long, var-d16" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("var.depht=3", "No field 'var.depht' to override: expected one of depth, width"),
+        ("var.depht=3", "did you mean 'depth'?"),
+        ("optimizer=3", "No field 'optimizer' to override"),
+        ("var.depth=deep", "var.depth must be a int; got 'deep'"),
+        ("var.depth", "var.depth must be a int; got ''"),
+        ("var.heads=5", "Width must be a multiple of heads; got width 192, heads 5"),
+        ("tokenizer.image_size=64", "must be a tuple; got 64"),
+        ("var.num_classes=7", "The preset has 7 classes, the data has 10: add --set var.num_classes=10"),
+        ("var.codebook_size=100", "must agree in schedule, codebook_size and code_dim"),
+        ("tokenizer_train.batch_size=9000", "The dataset has 8000 images, fewer than one batch of 9000"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_refused(capsys, tmp_path, setting, words):
+    assert words in refused(capsys, "train", "--preset", "digits-smoke", "--out", tmp_path / "run", "--set", setting)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(capsys, tmp_path, device):
+    message = refused(capsys, "train", "--preset", "digits-smoke", "--out", tmp_path, "--device", device)
+    assert f"Cannot use the device '{device}'" in message
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ("10", r"Classes must lie in 0..9; got '10'"),
+        ("0-12", r"Classes must lie in 0..9; got '0-12'"),
+        ("5-2", r"Classes must lie in 0..9; got '5-2'"),
+        ("cat", "Classes are written as 3, 0-9 or 1,4-6; got 'cat'"),
+        ("", "Classes are written as 3, 0-9 or 1,4-6; got ''"),
+    ],
+)
+def test_an_unknown_class_is_refused(capsys, pair, tmp_path, classes, words):
+    out = tmp_path / "grid.png"
+    assert words in refused(capsys, "sample", "--checkpoint", pair, "--classes", classes, "--out", out)
+    assert not out.exists()
+
+
+def test_a_missing_or_damaged_checkpoint_is_refused(capsys, pair, tmp_path):
+    for command in ("sample", "info"):
+        message = refused(capsys, command, "--checkpoint", tmp_path / "nowhere")
+        assert f"No checkpoint directory at {tmp_path / 'nowhere'}" in message
+    for name in ("tokenizer", "var"):
+        (tmp_path / f"{name}.safetensors").write_bytes((pair / f"{name}.safetensors").read_bytes()[:-1])
+    assert "is not a complete minivar checkpoint" in refused(capsys, "sample", "--checkpoint", tmp_path)
+    assert "is not a complete minivar checkpoint" in refused(capsys, "reconstruct", "--checkpoint", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--count", 0, "--count must be at least 1; got 0"),
+        ("--cfg", -1, "cfg -1.0"),
+        ("--top-p", 2, "top_p 2.0"),
+        ("--top-k", -3, "top_k -3"),
+    ],
+)
+def test_impossible_sampling_options_are_refused(capsys, pair, tmp_path, option, value, words):
+    message = refused(capsys, "sample", "--checkpoint", pair, "--out", tmp_path / "a.png", f"{option}={value}")
+    assert words in message
+
+
+def test_data_that_is_not_there_is_refused(capsys, pair, tmp_path):
+    options = ("--checkpoint", pair, "--out", tmp_path / "r.png", "--dataset")
+    assert "'folder' is not embedded" in refused(capsys, "reconstruct", *options, "folder")
+    message = refused(capsys, "reconstruct", *options, "folder", "--data", tmp_path / "nowhere")
+    assert f"No image folder at {tmp_path / 'nowhere'}" in message
+    assert "Unknown dataset 'mnist'" in refused(capsys, "reconstruct", *options, "mnist")
+    assert "--count must be at least 1" in refused(capsys, "reconstruct", *options, "digits", "--count", 0)
+
+
+def test_a_tokenizer_for_other_images_is_refused(capsys, tmp_path):
+    checkpoints.save(VQVAE(tokenizer_config()), tmp_path / "tokenizer.safetensors")
+    message = refused(capsys, "reconstruct", "--checkpoint", tmp_path, "--out", tmp_path / "r.png")
+    assert "The tokenizer expects images of shape (B, 1, 16, 16); got (50, 1, 28, 28)." in message
+
+
+def test_an_output_that_cannot_be_written_is_refused(capsys, pair, tmp_path):
+    (tmp_path / "file").touch()
+    message = refused(capsys, "sample", "--checkpoint", pair, "--count", 2, "--out", tmp_path / "file" / "grid.png")
+    assert "file" in message
+
+
+def test_a_run_that_is_not_there_cannot_be_reported(capsys, tmp_path):
+    assert f"No run at {tmp_path / 'nowhere'}" in refused(capsys, "report", tmp_path / "nowhere")
+
+
+def test_a_rectangular_schedule_is_written_with_both_sides(capsys, tmp_path):
+    schedule = ScaleSchedule(((1, 1), (1, 2), (2, 4)))
+    tokenizer = VQVAE(tokenizer_config(image_size=(8, 16), schedule=schedule))
+    checkpoints.save(tokenizer, tmp_path / "tokenizer.safetensors")
+    checkpoints.save(VAR(var_config(schedule=schedule)), tmp_path / "var.safetensors")
+    shown = figures(run(capsys, "info", "--checkpoint", tmp_path))
+    assert shown["schedule"] == "1, 1x2, 2x4"
+    assert shown["image"] == "1 x 8 x 16"
+
+
+def test_global_random_state_does_not_matter(capsys, pair, tmp_path):
+    images = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        images.append(drawn(capsys, pair, tmp_path, "--count", 4)["images"])
+    assert np.array_equal(*images)

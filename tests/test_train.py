@@ -1,0 +1,370 @@
+"""Schedules, the order of the data, what stops a run, and a run that is killed and goes on as if it had not been."""
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import tokenizer_config, var_config
+
+from minivar import checkpoints, data, metrics, train
+from minivar.data import ArraySet
+from minivar.presets import Preset, SamplingConfig, get
+from minivar.tokenizer import VQVAE
+from minivar.train import TrainConfig, TrainingError
+from minivar.transformer import VAR
+
+TINY = TrainConfig(epochs=2, batch_size=16, base_lr=0.02, clip=1.0, log_every=2, checkpoint_every=4)
+
+
+def tiny_preset(**config) -> Preset:
+    train_config = dataclasses.replace(TINY, **config)
+    tokenizer, var = tokenizer_config(), var_config(drop_path=0.1, gamma_init=0.1)
+    return Preset("tiny", "digits", 1, tokenizer, train_config, var, train_config, SamplingConfig())
+
+
+def blobs(count: int = 96) -> ArraySet:
+    """Five classes of 16 x 16 images: a bright square whose place is the class, in noise."""
+    random = np.random.RandomState(0)
+    images, labels = random.randint(0, 60, (count, 1, 16, 16), dtype=np.uint8), random.randint(0, 5, count)
+    for image, label in zip(images, labels):
+        image[:, 3 * label : 3 * label + 4, 2:14] = 250
+    return ArraySet(images, labels, list("abcde"))
+
+
+def log_of(out, phase: str | None = None) -> list[dict]:
+    """Entries of the log without what a clock decides."""
+    entries = train.read_log(out / "metrics.jsonl")
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries if phase in (None, e["phase"])]
+
+
+# Schedules --------------------------------------------------------------------------------------------------------
+
+
+def published_learning_rate(step: int, steps: int, peak: float, final: float) -> float:
+    """The published schedule "lin0": warm-up over 1/50 of the run, 5 % of the rest at the peak, then linear."""
+    warm = round(steps / 50)
+    if step < warm:
+        return peak * (0.005 + 0.995 * step / warm)
+    passed = (step - warm) / (steps - 1 - warm)
+    return peak if passed < 0.05 else peak * (final + (1 - final) * (1 - passed) / 0.95)
+
+
+@pytest.mark.parametrize(("steps", "final"), [(1000, 0.1), (350_000, 0.01), (75, 0.01)])
+def test_learning_rate_follows_the_published_schedule(steps, final):
+    config = TrainConfig(base_lr=8e-5, batch_size=1024, final_lr_ratio=final)
+    peak = 8e-5 * 1024 / 256
+    marks = {
+        0,
+        1,
+        steps // 60,
+        steps // 50,
+        steps // 50 + 1,
+        steps // 15,
+        steps // 10,
+        steps // 2,
+        steps - 2,
+        steps - 1,
+    }
+    for step in marks:
+        expected = published_learning_rate(step, steps, peak, final)
+        assert train.learning_rate(step, steps, config) == pytest.approx(expected, rel=1e-9)
+    assert train.learning_rate(0, steps, config) == pytest.approx(0.005 * peak)
+    assert max(train.learning_rate(step, steps, config) for step in range(0, steps, max(1, steps // 500))) <= peak
+    assert train.learning_rate(round(steps / 50), steps, config) == peak
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_the_shortest_runs_have_a_learning_rate(steps):
+    rates = [train.learning_rate(step, steps, TINY) for step in range(steps)]
+    assert all(0 < rate <= TINY.base_lr * TINY.batch_size / 256 for rate in rates)
+
+
+def test_weight_decay_follows_a_cosine_or_stays():
+    config = TrainConfig(weight_decay=0.05, final_weight_decay=0.08)
+    for step in (0, 1, 250, 500, 999):
+        expected = 0.08 + (0.05 - 0.08) * (0.5 + 0.5 * math.cos(math.pi * step / 999))
+        assert train.weight_decay(step, 1000, config) == pytest.approx(expected)
+    assert train.weight_decay(0, 1000, config) == pytest.approx(0.05)
+    assert train.weight_decay(999, 1000, config) == pytest.approx(0.08)
+    assert train.weight_decay(700, 1000, TrainConfig()) == 0.05
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_matrices_and_the_class_embedding_decay_and_nothing_else(shared):
+    model = VAR(var_config(shared_adaln=shared))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = train.parameter_groups(model)
+    decays, plain = ({names[id(p)] for p in group["params"]} for group in groups)
+    assert [group["decays"] for group in groups] == [True, False]
+    assert decays | plain == set(names.values())
+    assert not decays & plain
+    expected = {"word_embed.weight", "class_embed.weight", "head_ada.weight", "head.weight"}
+    expected |= {"shared_ada.weight"} if shared else {f"blocks.{i}.ada.weight" for i in range(2)}
+    for i in range(2):
+        expected |= {f"blocks.{i}.{part}.weight" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert decays == expected
+
+
+# The order of the data --------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_shows_every_image_once_in_another_order():
+    config = TrainConfig(batch_size=8, seed=3)
+    epochs = [torch.cat([train.batch_indices(e * 5 + i, 40, config) for i in range(5)]) for e in range(3)]
+    for order in epochs:
+        assert order.sort().values.tolist() == list(range(40))
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_the_order_depends_on_seed_and_step_alone():
+    config = TrainConfig(batch_size=8, seed=3)
+    first = train.batch_indices(7, 43, config)
+    torch.manual_seed(1)
+    assert torch.equal(train.batch_indices(7, 43, config), first)
+    assert torch.equal(train.batch_indices(7, 43, dataclasses.replace(config, epochs=1)), first)
+    assert not torch.equal(train.batch_indices(7, 43, dataclasses.replace(config, seed=4)), first)
+    assert len(first) == 8
+
+
+def test_steps_count_whole_batches():
+    assert train.total_steps(43, TrainConfig(batch_size=8, epochs=3)) == 15
+    assert train.total_steps(43, TrainConfig(batch_size=8, epochs=0.5)) == 2
+    assert train.total_steps(43, TrainConfig(batch_size=8, epochs=0.01)) == 1
+
+
+# What stops a run -------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_smaller_than_a_batch_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="The dataset has 10 images, fewer than one batch of 16"):
+        train.train_tokenizer(tiny_preset(), blobs(10), tmp_path, progress=False)
+
+
+def test_checkpoints_fall_on_log_entries(tmp_path):
+    with pytest.raises(TrainingError, match=r"must be a multiple of log_every \(2\); got 5"):
+        train.train_tokenizer(tiny_preset(checkpoint_every=5), blobs(), tmp_path, progress=False)
+
+
+def test_resuming_with_another_configuration_names_the_difference(tmp_path):
+    train.train_tokenizer(tiny_preset(epochs=0.5), blobs(), tmp_path, progress=False)
+    before = (tmp_path / "tokenizer.state.safetensors").read_bytes()
+    with pytest.raises(TrainingError) as caught:
+        train.train_tokenizer(tiny_preset(epochs=0.5, base_lr=0.01), blobs(), tmp_path, progress=False)
+    assert "another configuration (train.base_lr: 0.02 there, 0.01 asked for)" in str(caught.value)
+    assert (tmp_path / "tokenizer.state.safetensors").read_bytes() == before
+
+
+class Poisoned(ArraySet):
+    """Good batches, then one with a pixel that is not a number."""
+
+    def __init__(self, good: int) -> None:
+        clean = blobs()
+        super().__init__(clean.images, clean.labels, clean.class_names)
+        self.left = good
+
+    def batch(self, index):
+        images, labels = super().batch(index)
+        self.left -= 1
+        if self.left < 0:
+            images[0, 0, 0, 0] = math.nan
+        return images, labels
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    with pytest.raises(TrainingError) as caught:
+        train.train_tokenizer(tiny_preset(), Poisoned(good=6), tmp_path, progress=False)
+    message = str(caught.value)
+    assert message.startswith("The loss of tokenizer became nan")
+    assert "at step 6, expected finite numbers; the last good checkpoint is" in message
+    assert "\n" not in message
+    tensors, header = checkpoints.read_tensors(tmp_path / "tokenizer.state.safetensors")
+    assert header["step"] == 4
+    assert all(value.isfinite().all() for value in tensors.values())
+    # With clean data the same command goes on from there and ends where a clean run ends.
+    train.train_tokenizer(tiny_preset(), blobs(), tmp_path, progress=False)
+    train.train_tokenizer(tiny_preset(), blobs(), tmp_path / "clean", progress=False)
+    assert log_of(tmp_path) == log_of(tmp_path / "clean")
+
+
+def test_a_gradient_that_is_not_a_number_stops_the_run_before_it_reaches_the_weights(tmp_path):
+    class Task(train.TokenizerTask):
+        calls = 0
+
+        def loss(self, index, device):
+            loss, stats = super().loss(index, device)
+            self.calls += 1
+            if self.calls == 4:  # sqrt has an infinite slope at 0: the loss is finite, its gradient is not
+                loss = loss + (self.model.encoder.conv_in.bias * 0).sum().sqrt()
+            return loss, stats
+
+    torch.manual_seed(0)
+    task = Task(VQVAE(tokenizer_config()), blobs())
+    with pytest.raises(TrainingError, match=r"gradient norm nan\) at step 3.* nothing was saved yet"):
+        train.fit(task, TINY, tmp_path, progress=False)
+    assert all(parameter.isfinite().all() for parameter in task.model.parameters())
+    assert not (tmp_path / "tokenizer.state.safetensors").exists()
+
+
+# Learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """A finished run on blobs: (folder, tokenizer, transformer)."""
+    out, preset = tmp_path_factory.mktemp("run"), tiny_preset(epochs=20)
+    tokenizer = train.train_tokenizer(preset, blobs(), out, progress=False)
+    return out, tokenizer, train.train_var(preset, tokenizer, blobs(), out, progress=False)
+
+
+def test_both_losses_go_down(tiny_run):
+    out, _, _ = tiny_run
+    pixels = [entry["mse"] for entry in log_of(out, "tokenizer")]
+    assert pixels[-1] < 0.3 * pixels[0]
+    losses = [entry["loss"] for entry in log_of(out, "var")]
+    assert losses[0] == pytest.approx(math.log(16), abs=0.15)  # an untrained model guesses among 16 codes
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_the_log_holds_every_scale(tiny_run):
+    out, _, _ = tiny_run
+    for entry in log_of(out, "tokenizer"):
+        assert len(entry["usage"]) == len(entry["perplexity"]) == len(entry["scale_errors"]) == 3
+        assert 0 < min(entry["usage"]) <= max(entry["usage"]) <= 1
+    for entry in log_of(out, "var"):
+        assert len(entry["scale_losses"]) == len(entry["scale_accuracies"]) == 3
+        mean = sum(n * loss for n, loss in zip((1, 4, 16), entry["scale_losses"])) / 21
+        assert entry["loss"] == pytest.approx(mean, rel=1e-4)  # every position weighs the same
+        assert 0 < entry["accuracy"] < 1
+
+
+def test_a_run_leaves_two_checkpoints_that_belong_together(tiny_run):
+    out, tokenizer, model = tiny_run
+    loaded_tokenizer, loaded_model, header = checkpoints.load_pair(out)
+    assert header["preset"] == "tiny"
+    assert header["sampling"] == {"cfg": 1.5, "top_k": 900, "top_p": 0.96}
+    assert header["trained"] == {"steps": 120, "images": 96}
+    for trained, loaded in ((tokenizer, loaded_tokenizer), (model, loaded_model)):
+        assert not trained.training
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in trained.state_dict().items())
+
+
+def test_a_finished_run_is_not_trained_again(tiny_run):
+    out, tokenizer, _ = tiny_run
+    before = (out / "metrics.jsonl").read_bytes()
+    again = train.train_tokenizer(tiny_preset(epochs=20), blobs(), out, progress=False)
+    assert (out / "metrics.jsonl").read_bytes() == before
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in tokenizer.state_dict().items())
+
+
+@pytest.mark.slow
+def test_every_scale_uses_many_codes_after_a_short_training_on_digits(tmp_path):
+    preset = get("digits-smoke", {"tokenizer_train.epochs": 1.5, "tokenizer_train.checkpoint_every": 1000})
+    tokenizer = train.train_tokenizer(preset, data.load("digits"), tmp_path, progress=False)
+    images = data.load("digits", "heldout").batch(slice(0, 1000))[0]
+    usage = metrics.codebook_usage(tokenizer.encode(images), preset.tokenizer.codebook_size)
+    # Floors at half of what was measured. Scale 1 has one token an image.
+    assert [u["used"] for u in usage] == pytest.approx([1, 1, 1, 1], abs=0)
+
+
+# Killed and resumed -----------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Raised by a dataset in the middle of an epoch."""
+
+
+class Breaking(ArraySet):
+    """``blobs`` with random noise from the global random state, which a resumed run must find where it left it."""
+
+    def __init__(self, batches: float) -> None:
+        clean = blobs()
+        super().__init__(clean.images, clean.labels, clean.class_names)
+        self.left = batches
+
+    def batch(self, index):
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+        images, labels = super().batch(index)
+        return images + 0.01 * torch.randn(images.shape), labels
+
+
+@pytest.mark.parametrize("batches", [1, 4, 5, 11])
+def test_a_run_that_broke_off_anywhere_ends_as_if_it_had_not(tmp_path, batches):
+    with pytest.raises(Interrupted):
+        train.train_tokenizer(tiny_preset(), Breaking(batches), tmp_path / "broken", progress=False)
+    torch.manual_seed(99)  # a new process has another random state
+    resumed = train.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path / "broken", progress=False)
+    whole = train.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path / "whole", progress=False)
+    assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_half_a_line_in_the_log_costs_no_entry(tmp_path):
+    with pytest.raises(Interrupted):
+        train.train_tokenizer(tiny_preset(), Breaking(4), tmp_path, progress=False)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"phase": "tokenizer", "st')
+    train.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path, progress=False)
+    assert [entry["step"] for entry in log_of(tmp_path)] == [2, 4, 6, 8, 10, 12]
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+SETTINGS = {
+    "tokenizer.nets.base_channels": 8,
+    "tokenizer_train.epochs": 0.5,
+    "tokenizer_train.batch_size": 50,
+    "tokenizer_train.log_every": 2,
+    "tokenizer_train.checkpoint_every": 4,
+    "var.depth": 2,
+    "var_train.epochs": 0.5,
+    "var_train.batch_size": 50,
+    "var_train.log_every": 2,
+    "var_train.checkpoint_every": 4,
+}  # 80 steps and 40 lines of log for each of the two models
+
+
+def run_command(out, kill_at: int | None) -> int:
+    """Train in a process of its own; SIGKILL it once the log has ``kill_at`` lines. Returns its exit code."""
+    command = [sys.executable, "-m", "minivar.cli", "train", "--preset", "digits-smoke", "--out", str(out)]
+    command += [word for field, value in SETTINGS.items() for word in ("--set", f"{field}={value}")]
+    log = out / "metrics.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while kill_at is not None and process.poll() is None:
+            if log.is_file() and log.read_bytes().count(b"\n") >= kill_at:
+                process.kill()
+            time.sleep(0.002)
+        errors = process.communicate(timeout=300)[1]
+    finally:
+        process.kill()
+    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+    return process.returncode
+
+
+@pytest.mark.slow
+def test_a_run_killed_four_times_ends_bit_for_bit_like_one_that_was_not(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert run_command(whole, None) == 0
+    # 40 lines belong to the tokenizer. At 3 and 62 the last checkpoint is older than the last entry.
+    for lines in (3, 21, 44, 62):
+        assert run_command(killed, lines) == -signal.SIGKILL
+        assert not (killed / "var.safetensors").exists()
+    assert run_command(killed, None) == 0
+    assert len(log_of(whole)) == 80
+    assert log_of(killed) == log_of(whole)
+    for name in ("tokenizer", "var"):
+        tensors, header = checkpoints.read_tensors(whole / f"{name}.safetensors")
+        resumed, resumed_header = checkpoints.read_tensors(killed / f"{name}.safetensors")
+        assert resumed_header == header
+        assert resumed.keys() == tensors.keys()
+        assert all(torch.equal(resumed[key], tensors[key]) for key in tensors)
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
