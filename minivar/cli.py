@@ -207,7 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--dataset", default="digits", help="digits, fashion-mnist, cifar10 or folder")
     sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     sub.add_argument("--count", type=int, default=50, help="number of images (default: 50)")
-    sub.add_argument("--out", default="reconstructions.png", metavar="PNG")
+    sub.add_argument("--out", default="reconstructions.png", metavar="PNG", help="default: reconstructions.png")
 
     sub = command("info", cmd_info)
     what = sub.add_mutually_exclusive_group()

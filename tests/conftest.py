@@ -12,6 +12,9 @@ from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE, TokenizerConfig
 from minivar.transformer import VAR, VARConfig
 
+# Models this small gain nothing from a second thread, and lose minutes to waiting for it where the machine is busy.
+torch.set_num_threads(1)
+
 SCHEDULE = ScaleSchedule((1, 2, 4))  # 21 tokens
 NETS = NetConfig(image_channels=1, base_channels=8, multipliers=(1, 2, 2), res_blocks=1, attention=False, groups=4)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minivar import data
+from minivar import data, presets
 from minivar.data import DataError
 
 
@@ -40,6 +40,32 @@ def test_embedded_digits(split, size):
 def test_the_splits_of_the_digits_share_no_image():
     train, heldout = (set(map(bytes, data.load("digits", s).images.numpy())) for s in ("train", "heldout"))
     assert not train & heldout
+
+
+def test_views_follow_the_originals_and_differ_a_little():
+    digits = data.load("digits", "heldout")
+    views = data.jittered(digits, 3)
+    assert len(views) == 6000
+    assert torch.equal(views.images[:2000], digits.images)
+    assert torch.equal(views.labels, digits.labels.repeat(3))
+    assert views.class_names == digits.class_names
+    for begin in (2000, 4000):
+        difference = (data.to_float(views.images[begin : begin + 2000]) - data.to_float(digits.images)).abs()
+        assert difference.flatten(1).mean(1).min() > 0.001  # every digit was changed
+        assert difference.mean() < 0.15  # two different digits are 0.4 apart
+    assert not torch.equal(views.images[2000:4000], views.images[4000:])
+    assert torch.equal(data.jittered(digits, 3).images, views.images)
+
+
+def test_a_preset_gets_as_many_views_as_it_asks_for():
+    assert len(data.training_set(presets.get("digits-smoke"))) == 8000
+    assert len(data.training_set(presets.get("digits-smoke", {"views": 2}))) == 16000
+
+
+def test_views_of_a_folder_are_refused(folder):
+    preset = presets.get("digits-smoke", {"views": 2, "dataset": "folder"})
+    with pytest.raises(DataError, match="Views are for datasets held in memory; got views=2 for 'folder'"):
+        data.training_set(preset, folder)
 
 
 # Folders ----------------------------------------------------------------------------------------------------------

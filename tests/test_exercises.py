@@ -56,9 +56,7 @@ def exercises_in(path: Path) -> list[tuple[str, str]]:
             assert cell["cell_type"] == "code"
             after = (c for c in cells[i + 1 :] if {"solution", "exercise"} & set(c["metadata"].get("tags", [])))
             solution = next(after, None)
-            assert solution is not None and "solution" in solution["metadata"]["tags"], (
-                f"no solution to {cell['source']}"
-            )
+            assert solution and "solution" in solution["metadata"]["tags"], f"no solution to {cell['source']}"
             blocks = re.findall(r"```python\n(.*?)```", solution["source"], flags=re.DOTALL)
             assert len(blocks) == 1, f"expected one python block in the solution, found {len(blocks)}"
             found.append((cell["source"], blocks[0]))

@@ -60,8 +60,8 @@ def test_samples_are_no_copies_of_training_digits(scores):
 
 
 def test_tokens_survive_the_way_through_the_image(pair):
-    """tokens -> image -> tokens on reconstructions. Not exact: the encoder is no inverse of the decoder, and a scale's
-    code answers to what all scales made together; but a second pass loses far less than the first."""
+    # Not exactly: the encoder is no inverse of the decoder, and a scale's code answers to what all scales made
+    # together. But a second pass, over reconstructions, loses far less than the first.
     tokenizer, _, _ = pair
     images = data.load("digits", "heldout").batch(slice(0, 200))[0]
     first = tokenizer.decode(tokenizer.encode(images))
@@ -73,18 +73,19 @@ def test_tokens_survive_the_way_through_the_image(pair):
 
 
 def test_features_survive_requantisation(pair):
-    """Tokens -> features -> tokens: quantising f_hat again gives features close to f_hat."""
     tokenizer, _, _ = pair
     images = data.load("digits", "heldout").batch(slice(0, 200))[0]
     features = tokenizer.features(images)
     f_hat = list(tokenizer.quantizer.accumulate(tokenizer.encode(images)))[-1]
     again = list(tokenizer.quantizer.accumulate(tokenizer.quantizer.encode(f_hat)))[-1]
-    assert (again - f_hat).square().mean() < 0.5 * (f_hat - features).square().mean()
+    # Most tokens change (coarse scales now see a target that they can nearly reach), yet the features stay.
+    lost = (again - f_hat).square().mean()
+    assert lost < (f_hat - features).square().mean()
+    assert lost < 0.1 * f_hat.var()
 
 
-@pytest.mark.parametrize("floor", [0.05])
-def test_every_scale_uses_its_share_of_the_codebook(pair, floor):
+def test_every_scale_uses_its_share_of_the_codebook(pair):
     tokenizer, _, _ = pair
     images = data.load("digits", "heldout").batch(slice(None))[0]
     usage = metrics.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size)
-    assert min(u["used"] for u in usage) >= floor
+    assert min(u["used"] for u in usage) >= 0.05

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -265,12 +266,16 @@ def test_a_finished_run_is_not_trained_again(tiny_run):
 
 @pytest.mark.slow
 def test_every_scale_uses_many_codes_after_a_short_training_on_digits(tmp_path):
-    preset = get("digits-smoke", {"tokenizer_train.epochs": 1.5, "tokenizer_train.checkpoint_every": 1000})
+    short = {"epochs": 0.75, "batch_size": 32, "checkpoint_every": 1000}
+    settings = {f"tokenizer_train.{field}": value for field, value in short.items()}
+    preset = get("digits-smoke", {"tokenizer.nets.base_channels": 8, **settings})
     tokenizer = train.train_tokenizer(preset, data.load("digits"), tmp_path, progress=False)
     images = data.load("digits", "heldout").batch(slice(0, 1000))[0]
     usage = metrics.codebook_usage(tokenizer.encode(images), preset.tokenizer.codebook_size)
-    # Floors at half of what was measured. Scale 1 has one token an image.
-    assert [u["used"] for u in usage] == pytest.approx([1, 1, 1, 1], abs=0)
+    # Half of what two seeds reached at the least, .018 .293 .385 .648. Scale 1, with one token an image, needs longer.
+    # Without revival the codebook collapses: the last scale stayed at .158 and .170.
+    floors = (0.009, 0.15, 0.19, 0.32)
+    assert all(u["used"] >= floor for u, floor in zip(usage, floors)), usage
 
 
 # Killed and resumed -----------------------------------------------------------------------------------------------
@@ -320,13 +325,13 @@ def test_half_a_line_in_the_log_costs_no_entry(tmp_path):
 
 SETTINGS = {
     "tokenizer.nets.base_channels": 8,
-    "tokenizer_train.epochs": 0.5,
-    "tokenizer_train.batch_size": 50,
+    "tokenizer_train.epochs": 0.2,
+    "tokenizer_train.batch_size": 20,
     "tokenizer_train.log_every": 2,
     "tokenizer_train.checkpoint_every": 4,
-    "var.depth": 2,
-    "var_train.epochs": 0.5,
-    "var_train.batch_size": 50,
+    "var.width": 48,
+    "var_train.epochs": 0.2,
+    "var_train.batch_size": 20,
     "var_train.log_every": 2,
     "var_train.checkpoint_every": 4,
 }  # 80 steps and 40 lines of log for each of the two models
@@ -337,7 +342,8 @@ def run_command(out, kill_at: int | None) -> int:
     command = [sys.executable, "-m", "minivar.cli", "train", "--preset", "digits-smoke", "--out", str(out)]
     command += [word for field, value in SETTINGS.items() for word in ("--set", f"{field}={value}")]
     log = out / "metrics.jsonl"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     try:
         while kill_at is not None and process.poll() is None:
             if log.is_file() and log.read_bytes().count(b"\n") >= kill_at:
