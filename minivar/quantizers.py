@@ -6,6 +6,7 @@ codes are upsampled to the full grid, passed through a small convolution phi, an
 Explained in ``notebooks/04_token_pyramid.ipynb``.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -89,8 +90,13 @@ class MultiScaleQuantizer(nn.Module):
         self.codebook = nn.Parameter(torch.empty(codebook_size, code_dim))
         nn.init.uniform_(self.codebook, -1 / codebook_size, 1 / codebook_size)
         self.phis = nn.ModuleList(Phi(code_dim, phi_ratio) for _ in range(num_phi))
-        self.phi_of_scale = phi_indices(schedule.num_scales, num_phi)
+        self.phi_of_scale = phi_indices(schedule.num_scales, num_phi) if num_phi else ()
         self.register_buffer("usage_KV", torch.zeros(schedule.num_scales, codebook_size))
+
+    @property
+    def codes(self) -> Tensor:
+        """(V, C): the codebook as it is compared and looked up."""
+        return self.codebook
 
     # The three elementary operations --------------------------------------------------------------------------
 
@@ -98,8 +104,9 @@ class MultiScaleQuantizer(nn.Module):
         """(N, C) -> (N,) int64: index of the closest code, by squared Euclidean distance."""
         # |z - e|^2 = |z|^2 + |e|^2 - 2 z.e
         with full_precision(z_NC):
-            distance_NV = z_NC.square().sum(1, keepdim=True) + self.codebook.square().sum(1)
-            return distance_NV.addmm(z_NC, self.codebook.T, alpha=-2).argmin(1)
+            codes_VC = self.codes
+            distance_NV = z_NC.square().sum(1, keepdim=True) + codes_VC.square().sum(1)
+            return distance_NV.addmm(z_NC, codes_VC.T, alpha=-2).argmin(1)
 
     def contribution(self, codes_Bhwc: Tensor, k: int) -> Tensor:
         """Codes of scale k, (B, h_k * w_k, C) -> what they add to f_hat, (B, C, h_K, w_K)."""
@@ -126,7 +133,7 @@ class MultiScaleQuantizer(nn.Module):
             z_NC = z_BlC.reshape(-1, z_BlC.shape[-1])
             with torch.no_grad():
                 tokens_N = self.nearest(z_NC)
-            codes_BlC = F.embedding(tokens_N, self.codebook).view_as(z_BlC)
+            codes_BlC = self.lookup(tokens_N).view_as(z_BlC)
             h_BChw = self.contribution(codes_BlC, k)
             f_hat_BChw = f_hat_BChw + h_BChw
             residual_BChw = residual_BChw - h_BChw.detach()
@@ -165,7 +172,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def lookup(self, tokens_Bl: Tensor) -> Tensor:
         """(B, l) int64 -> (B, l, C) codes."""
-        return F.embedding(tokens_Bl, self.codebook)
+        return F.embedding(tokens_Bl, self.codes)
 
     def accumulate(self, tokens: list[Tensor]) -> Iterator[Tensor]:
         """Algorithm 2: yields f_hat, (B, C, h_K, w_K), after each scale of ``tokens``; a prefix of scales will do."""
@@ -204,3 +211,40 @@ class MultiScaleQuantizer(nn.Module):
             self.codebook[code] = residuals[k][row].to(self.codebook.dtype)
         self.usage_KV[:, dead] = self.usage_KV.mean(1, keepdim=True)
         return len(dead)
+
+
+class VectorQuantizer(MultiScaleQuantizer):
+    """One grid, one token a cell: a pyramid of a single scale, without phi (VQ-VAE, arXiv 1711.00937).
+
+    With ``l2_norm``, as in LlamaGen, features and codes are projected onto the unit sphere first, so that the nearest
+    code is the one with the most similar direction: no code can fall out of use for its length alone
+    (arXiv 2110.04627, section 3.2). Any grid will do; where only tokens are known, it is taken to be square.
+    """
+
+    def __init__(self, codebook_size: int, code_dim: int, beta: float = 0.25, l2_norm: bool = True) -> None:
+        super().__init__(ScaleSchedule((1,)), codebook_size, code_dim, beta, num_phi=0)
+        self.l2_norm = l2_norm
+
+    @property
+    def codes(self) -> Tensor:
+        """(V, C): the codebook, of unit length with ``l2_norm``."""
+        return F.normalize(self.codebook, dim=-1) if self.l2_norm else self.codebook
+
+    def _steps(self, features_BChw: Tensor) -> Iterator[Step]:
+        if self.l2_norm:
+            features_BChw = F.normalize(features_BChw, dim=1)
+        z_NC = features_BChw.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        with torch.no_grad():
+            tokens_N = self.nearest(z_NC)
+        batch, _, height, width = features_BChw.shape
+        codes_BhwC = self.lookup(tokens_N).view(batch, height, width, -1)
+        yield Step(0, z_NC, tokens_N, codes_BhwC.permute(0, 3, 1, 2))
+
+    def forward(self, features_BChw: Tensor) -> QuantizerOutput:
+        """As ``MultiScaleQuantizer.forward``: codebook loss plus beta times commitment, on projected features."""
+        return super().forward(F.normalize(features_BChw.float(), dim=1) if self.l2_norm else features_BChw)
+
+    def accumulate(self, tokens: list[Tensor]) -> Iterator[Tensor]:
+        """Yields the codes of the one token map as features (B, C, side, side)."""
+        side = math.isqrt(tokens[0].shape[1])
+        yield self.lookup(tokens[0]).transpose(1, 2).unflatten(2, (side, side))

@@ -1,4 +1,4 @@
-"""Sampling: logits to tokens to images, scale by scale.
+"""Sampling: logits to tokens to images, scale by scale or token by token.
 
 Random draws are taken in the order and shape of the published code, so that a seed gives the same image on a CPU:
 one multinomial per scale from a (B * h_k * w_k, V) table, then, with ``smooth``, one exponential of that shape.
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minivar.raster import GPT
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
 
@@ -23,19 +24,22 @@ class Sample(NamedTuple):
 
 
 class KVCache:
-    """Keys and values of one attention layer, (B, H, tokens so far, E), grown by one scale at a time."""
+    """Keys and values of one attention layer, (B, H, length, E), allocated at once and filled as tokens come."""
 
-    def __init__(self) -> None:
-        self.k_BHLE: Tensor | None = None
-        self.v_BHLE: Tensor | None = None
+    def __init__(self, length: int) -> None:
+        self.length, self.filled = length, 0
 
     def append(self, k_BHlE: Tensor, v_BHlE: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values of new tokens; returns those of all tokens so far."""
-        if self.k_BHLE is not None:
-            k_BHlE = torch.cat([self.k_BHLE, k_BHlE], dim=2)
-            v_BHlE = torch.cat([self.v_BHLE, v_BHlE], dim=2)
-        self.k_BHLE, self.v_BHLE = k_BHlE, v_BHlE
-        return k_BHlE, v_BHlE
+        if self.filled == 0:
+            batch, heads, _, width = k_BHlE.shape
+            self.k_BHLE = k_BHlE.new_empty(batch, heads, self.length, width)
+            self.v_BHLE = v_BHlE.new_empty(batch, heads, self.length, width)
+        end = self.filled + k_BHlE.shape[2]
+        self.k_BHLE[:, :, self.filled : end] = k_BHlE
+        self.v_BHLE[:, :, self.filled : end] = v_BHlE
+        self.filled = end
+        return self.k_BHLE[:, :, :end], self.v_BHLE[:, :, :end]
 
 
 # Logits -> tokens -------------------------------------------------------------------------------------------------
@@ -114,7 +118,7 @@ def sample_scales(
     schedule, batch = model.schedule, labels.shape[0]
     null_B = torch.full_like(labels, model.config.num_classes)
     cond_2BD, cond_blocks = model.condition(torch.cat([labels, null_B]))
-    caches = [KVCache() if use_cache else None for _ in model.blocks]
+    caches = [KVCache(schedule.num_tokens) if use_cache else None for _ in model.blocks]
     f_hat_BChw = torch.zeros(
         batch, model.config.code_dim, *schedule.final_grid, dtype=cond_2BD.dtype, device=labels.device
     )
@@ -187,3 +191,67 @@ def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: fl
         raise ValueError(
             f"Sampling needs cfg >= 0, top_k >= 0 and top_p in [0, 1]; got cfg {cfg}, top_k {top_k}, top_p {top_p}."
         )
+
+
+# Raster order -------------------------------------------------------------------------------------------------------
+
+
+def filter_descending(logits_BV: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """LlamaGen's filters: the ``top_k`` best codes (0: all), then the smallest set of mass above ``top_p`` (1: all)."""
+    logits_BV = filter_logits(logits_BV, top_k)
+    if top_p < 1.0:
+        descending, order = logits_BV.sort(dim=-1, descending=True)
+        drop = descending.softmax(dim=-1).cumsum(dim=-1) > top_p
+        drop = torch.cat(
+            [torch.zeros_like(drop[..., :1]), drop[..., :-1]], dim=-1
+        )  # keep the code that crosses top_p
+        logits_BV = logits_BV.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+    return logits_BV
+
+
+@torch.no_grad()
+def sample_raster(
+    gpt: GPT,
+    tokenizer: VQVAE | None,
+    cond: Tensor,
+    cfg: float = 1.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    greedy: bool = False,
+    generator: torch.Generator | None = None,
+    use_cache: bool = True,
+) -> Sample:
+    """Draw one image for each condition, token by token: classes (B,) or caption features (B, T, caption_dim).
+
+    ``cfg`` above 1 guides: logits = uncond + cfg (cond - uncond). ``greedy`` takes the likeliest code, else one
+    multinomial is drawn per position from the (B, V) table. ``tokenizer=None`` gives ``images=None``.
+    ``use_cache=False`` recomputes everything at every step, which is what O(n^6) counts. Raises ``ValueError`` for
+    impossible parameters. Source: LlamaGen's code; REFERENCE section 3, points c and e.
+    """
+    if cfg < 1 or temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"Raster sampling needs cfg >= 1, temperature > 0, top_k >= 0 and top_p in (0, 1]; got cfg {cfg}, "
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}."
+        )
+    config, guided = gpt.config, cfg > 1
+    x_BlD = gpt.prefix(torch.cat([cond, gpt.null_condition(cond)]) if guided else cond)
+    length = config.prefix + config.num_tokens
+    caches = [KVCache(length) for _ in gpt.blocks] if use_cache else None
+    begin, tokens = 0, []
+    for _ in range(config.num_tokens):
+        logits_BV = gpt.head(gpt.hidden(x_BlD, begin, caches)[:, -1]).float()
+        if guided:
+            cond_BV, uncond_BV = logits_BV.chunk(2)
+            logits_BV = uncond_BV + cfg * (cond_BV - uncond_BV)
+        logits_BV = filter_descending(logits_BV / temperature, top_k, top_p)
+        token_B = logits_BV.argmax(-1) if greedy else draw_tokens(logits_BV[:, None], generator)[:, 0]
+        tokens.append(token_B)
+        new_B1D = gpt.token_embed(token_B.repeat(2) if guided else token_B)[:, None]
+        if use_cache:
+            begin, x_BlD = begin + x_BlD.shape[1], new_B1D
+        else:
+            x_BlD = torch.cat([x_BlD, new_B1D], dim=1)
+    tokens_BN = torch.stack(tokens, dim=1)
+    images = None if tokenizer is None else (tokenizer.decode([tokens_BN]) + 1) / 2
+    return Sample(images, tokens_BN)

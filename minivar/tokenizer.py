@@ -5,6 +5,7 @@ tokens -> codes summed to f_hat (B, C, h, w) -> post_quant_conv -> decoder -> im
 Explained in ``notebooks/04_token_pyramid.ipynb``.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minivar.nets import Decoder, Encoder, NetConfig
-from minivar.quantizers import MultiScaleQuantizer
+from minivar.quantizers import MultiScaleQuantizer, VectorQuantizer
 from minivar.scales import VAR_256, ScaleSchedule
 
 
@@ -21,19 +22,32 @@ from minivar.scales import VAR_256, ScaleSchedule
 class TokenizerConfig:
     """Everything that determines a tokenizer's shape. Defaults: VAR's published one (REFERENCE section 2)."""
 
-    image_size: int | tuple[int, int] = 256  # side, or (height, width), in pixels
+    image_size: int | tuple[int, int] | None = 256  # side, or (height, width), in pixels; None: any, single only
     nets: NetConfig = field(default_factory=NetConfig)
     codebook_size: int = 4096  # V
     code_dim: int = 32  # C
+    quantizer: str = "multi-scale"  # or "single": one grid, as in LlamaGen
+    z_channels: int | None = None  # of encoder output and decoder input; None: C
     quant_conv_kernel: int = 3
-    schedule: ScaleSchedule = VAR_256
+    schedule: ScaleSchedule | None = VAR_256  # None for a single grid
     beta: float = 0.25  # weight of the commitment loss
-    num_phi: int = 4
-    phi_ratio: float = 0.5
+    num_phi: int = 4  # multi-scale only
+    phi_ratio: float = 0.5  # multi-scale only
+    l2_norm_codes: bool = True  # single only: compare directions, not points
 
     def __post_init__(self) -> None:
-        size = self.image_size
-        object.__setattr__(self, "image_size", (size, size) if isinstance(size, int) else tuple(size))
+        if self.quantizer not in ("multi-scale", "single"):
+            raise ValueError(f"The quantizer is 'multi-scale' or 'single'; got {self.quantizer!r}.")
+        single, size = self.quantizer == "single", self.image_size
+        if single != (self.schedule is None) or (size is None and not single):
+            raise ValueError(
+                "A multi-scale tokenizer needs a schedule and an image size, a single-scale one has no schedule; got "
+                f"quantizer {self.quantizer!r}, schedule {self.schedule}, image size {size}."
+            )
+        if size is not None:
+            object.__setattr__(self, "image_size", (size, size) if isinstance(size, int) else tuple(size))
+        if single:
+            return
         grid = tuple(-(-side // self.nets.stride) for side in self.image_size)
         if grid != self.schedule.final_grid:
             raise ValueError(
@@ -53,7 +67,7 @@ class TokenizerOutput(NamedTuple):
 
 
 class VQVAE(nn.Module):
-    """Tokenizer with a multi-scale residual quantiser.
+    """Tokenizer with a multi-scale residual quantiser, or with one grid (``config.quantizer``).
 
     Images whose sides are not multiples of the stride are padded to one on the way in, by repeating their border,
     and cropped on the way out: 28 x 28 digits pass through a 32 x 32 network.
@@ -63,29 +77,27 @@ class VQVAE(nn.Module):
         super().__init__()
         self.config = config
         channels, kernel = config.code_dim, config.quant_conv_kernel
-        self.encoder = Encoder(config.nets, channels)
-        self.quant_conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
-        self.quantizer = MultiScaleQuantizer(
-            config.schedule,
-            config.codebook_size,
-            config.code_dim,
-            config.beta,
-            config.num_phi,
-            config.phi_ratio,
-        )
-        self.post_quant_conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
-        self.decoder = Decoder(config.nets, channels)
+        z_channels = config.z_channels or channels
+        shape = (config.codebook_size, channels, config.beta)
+        self.encoder = Encoder(config.nets, z_channels)
+        self.quant_conv = nn.Conv2d(z_channels, channels, kernel, padding=kernel // 2)
+        if config.quantizer == "single":
+            self.quantizer = VectorQuantizer(*shape, config.l2_norm_codes)
+        else:
+            self.quantizer = MultiScaleQuantizer(config.schedule, *shape, config.num_phi, config.phi_ratio)
+        self.post_quant_conv = nn.Conv2d(channels, z_channels, kernel, padding=kernel // 2)
+        self.decoder = Decoder(config.nets, z_channels)
 
     @property
-    def schedule(self) -> ScaleSchedule:
-        """The scale schedule of the quantiser."""
-        return self.quantizer.schedule
+    def schedule(self) -> ScaleSchedule | None:
+        """The scale schedule, None for a single grid."""
+        return self.config.schedule
 
     @property
     def _padding(self) -> tuple[int, int, int, int]:
         """(left, right, top, bottom) pixels that complete the last latent cells."""
-        height, width = self.config.image_size
         stride = self.config.nets.stride
+        height, width = self.config.image_size or (stride, stride)
         (left, top) = ((-width % stride) // 2, (-height % stride) // 2)
         return left, -width % stride - left, top, -height % stride - top
 
@@ -94,8 +106,11 @@ class VQVAE(nn.Module):
 
         Raises ``ValueError`` if channels or size are not the tokenizer's.
         """
-        expected = (self.config.nets.image_channels, *self.config.image_size)
-        if images.dim() != 4 or tuple(images.shape[1:]) != expected:
+        stride, size = self.config.nets.stride, self.config.image_size
+        expected = (self.config.nets.image_channels, *(size or [f"a multiple of {stride}"] * 2))
+        fits = images.dim() == 4 and images.shape[1] == expected[0]
+        fits = fits and (tuple(images.shape[2:]) == size if size else not any(s % stride for s in images.shape[2:]))
+        if not fits:
             raise ValueError(
                 f"The tokenizer expects images of shape (B, {', '.join(map(str, expected))}); got "
                 f"{tuple(images.shape)}."
@@ -107,9 +122,8 @@ class VQVAE(nn.Module):
     def decode_features(self, f_hat_BChw: Tensor) -> Tensor:
         """(B, C, h, w) quantised features -> (B, 3, H, W) pixels, not clamped."""
         images = self.decoder(self.post_quant_conv(f_hat_BChw))
-        height, width = self.config.image_size
-        left, _, top, _ = self._padding
-        return images[:, :, top : top + height, left : left + width]
+        left, right, top, bottom = self._padding
+        return images[:, :, top : images.shape[2] - bottom, left : images.shape[3] - right]
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Training forward: (B, 3, H, W) in [-1, 1] -> reconstruction, quantiser loss and statistics."""
@@ -149,8 +163,12 @@ class VQVAE(nn.Module):
         return self.quantizer.teacher_inputs(tokens)
 
     def _check_tokens(self, tokens: list[Tensor]) -> None:
-        counts = self.schedule.counts[: len(tokens)]
         got = [tuple(t.shape) for t in tokens]
+        if self.schedule is None:
+            if len(got) != 1 or len(got[0]) != 2 or math.isqrt(got[0][1]) ** 2 != got[0][1]:
+                raise ValueError(f"Expected one (B, side * side) tensor of tokens in a list; got shapes {got}.")
+            return
+        counts = self.schedule.counts[: len(tokens)]
         if not tokens or len(tokens) > self.schedule.num_scales or [s[1:] for s in got] != [(c,) for c in counts]:
             raise ValueError(
                 f"Expected one (B, h_k*w_k) tensor of tokens a scale, with {self.schedule.counts} tokens; "
