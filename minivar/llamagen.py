@@ -8,7 +8,6 @@ from torch import Tensor
 from minivar.checkpoints import CheckpointError, State, _count, _load_strictly, _shape, _unwrap
 from minivar.nets import NetConfig
 from minivar.raster import GPT, GPTConfig
-from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE, TokenizerConfig
 
 # Own name -> published name, applied in order.
