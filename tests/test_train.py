@@ -272,7 +272,7 @@ def test_every_scale_uses_many_codes_after_a_short_training_on_digits(tmp_path):
     tokenizer = train.train_tokenizer(preset, data.load("digits"), tmp_path, progress=False)
     images = data.load("digits", "heldout").batch(slice(0, 1000))[0]
     usage = metrics.codebook_usage(tokenizer.encode(images), preset.tokenizer.codebook_size)
-    # Half of what two seeds reached at the least, .018 .293 .385 .648. Scale 1, with one token an image, needs longer.
+    # Half of what two seeds reached at the least, .018 .293 .385 .648. Scale 1, one token an image, needs longer.
     # Without revival the codebook collapses: the last scale stayed at .158 and .170.
     floors = (0.009, 0.15, 0.19, 0.32)
     assert all(u["used"] >= floor for u, floor in zip(usage, floors)), usage
