@@ -22,6 +22,7 @@ Frechet ratio is explained in ``metrics.judge_digits``; 2,000 samples, for digit
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -159,10 +160,10 @@ def _replace(config, fields: list[str], value: object, path: str):
     old = getattr(config, fields[0])
     if len(fields) > 1:
         return dataclasses.replace(config, **{fields[0]: _replace(old, fields[1:], value, path)})
-    number = isinstance(old, int | float) and not isinstance(old, bool)
-    fits = isinstance(value, int | float) if number else old is None or isinstance(value, type(old))
-    if not fits:
-        raise PresetError(f"{path} must be a {type(old).__name__}; got {value!r}.")
-    if isinstance(old, float):
+    hint = typing.get_type_hints(type(config))[fields[0]]
+    expected = hint if hint in (bool, int, float, str) else type(old)
+    if expected is float and type(value) is int:
         value = float(value)
+    if old is not None and type(value) is not expected:
+        raise PresetError(f"{path} must be of type {expected.__name__}; got {value!r}.")
     return dataclasses.replace(config, **{fields[0]: value})

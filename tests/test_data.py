@@ -224,3 +224,10 @@ def test_cifar10_is_read_from_torchvisions_files(tmp_path, monkeypatch):
     assert train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
     assert np.array_equal(heldout.images.numpy(), pixels[5])
     assert train.class_names == tuple(names)
+
+
+def test_a_folder_with_training_images_alone_has_no_heldout_ones(tmp_path):
+    (tmp_path / "train" / "x").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "train" / "x" / "0.png")
+    with pytest.raises(data.DataError, match="expected heldout or val"):
+        data.load("folder", "heldout", tmp_path, size=8)

@@ -153,6 +153,14 @@ def test_checkpoints_fall_on_log_entries(tmp_path):
         train.train_tokenizer(tiny_preset(checkpoint_every=5), blobs(), tmp_path, progress=False)
 
 
+def test_resuming_on_other_images_is_refused(tmp_path):
+    train.fit(train.TokenizerTask(VQVAE(tokenizer_config()), blobs()), TINY, tmp_path, progress=False)
+    other = blobs()
+    other.images[0, 0, 0, 0] += 1
+    with pytest.raises(TrainingError, match=r"another configuration \(data.fingerprint: \d+ there, \d+ asked for\)"):
+        train.fit(train.TokenizerTask(VQVAE(tokenizer_config()), other), TINY, tmp_path, progress=False)
+
+
 def test_resuming_with_another_configuration_names_the_difference(tmp_path):
     train.train_tokenizer(tiny_preset(epochs=0.5), blobs(), tmp_path, progress=False)
     before = (tmp_path / "tokenizer.state.safetensors").read_bytes()
