@@ -20,7 +20,7 @@ help:  ## list the targets
 run: $(STAMP)  ## train the digits preset from notebooks/06_training.ipynb into runs/digits and report
 	@mkdir -p $(RUN)
 	$(PY) -m papermill notebooks/06_training.ipynb $(RUN)/06_training.ipynb \
-		-p preset digits -p out "$(CURDIR)/$(RUN)" --cwd notebooks --progress-bar --log-output
+		-p preset digits -p out "$(CURDIR)/$(RUN)" -p progress True -p num_samples 2000 --cwd notebooks --progress-bar --log-output
 	@$(PY) -m minivar.cli report $(RUN)
 
 test: $(STAMP)  ## lint, check spelling, run the tests, then run every notebook

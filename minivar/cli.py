@@ -161,7 +161,7 @@ def cmd_report(args: argparse.Namespace) -> None:
     scores = out / "scores.json"
     if scores.is_file():
         for key, value in json.loads(scores.read_text()).items():
-            print(f"  {key:18}{value:.4f}" if isinstance(value, float) else f"  {key:18}{value}")
+            print(f"  {key:20}{value:.4f}" if isinstance(value, float) else f"  {key:20}{value}")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ Every dataset here has the same small interface: ``len(set)``, ``class_names``, 
 ``batch(index) -> (images, labels)``. Embedded data (``data/*.npz``) needs no download.
 """
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,11 @@ class ArraySet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def fingerprint(self) -> int:
+        """CRC-32 of images and labels: a run resumes only on the data it began with."""
+        return zlib.crc32(self.labels.numpy().tobytes(), zlib.crc32(self.images.numpy().data))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -117,6 +123,11 @@ class FolderSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def fingerprint(self) -> int:
+        """CRC-32 of class folders and file names, in order; the pictures themselves are not read."""
+        return zlib.crc32("\n".join(f"{path.parent.name}/{path.name}" for path in self.paths).encode())
+
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """As ``ArraySet.batch``; raises ``DataError`` naming a file that cannot be read."""
         positions = torch.arange(len(self))[index].tolist()
@@ -183,8 +194,11 @@ def load(name: str, split: str = "train", root: Path | str | None = None, size: 
         raise DataError(f"The dataset {name!r} is not embedded: expected the folder that holds it, got none.")
     if name == "folder":
         root = Path(root)
-        names = ("train",) if split == "train" else ("heldout", "val", "train")
-        root = next((root / n for n in names if (root / n).is_dir()), root)
+        names = ("train",) if split == "train" else ("heldout", "val")
+        found = [root / name for name in names if (root / name).is_dir()]
+        if split == "heldout" and not found and (root / "train").is_dir():
+            raise DataError(f"{root} has a folder train but no held-out images: expected heldout or val beside it.")
+        root = found[0] if found else root
         return FolderSet(root, size, channels, random_crop=split == "train")
     return load_torchvision({"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name], split, Path(root))
 

@@ -6,19 +6,23 @@ drawn. The small case and the full case are the same code with other numbers:
 ============ =========================================== ======================= ==================================
 preset       what it is                                  hardware, time          result
 ============ =========================================== ======================= ==================================
-digits-smoke proof that every step runs                  2 CPU cores, SMOKE      none to speak of
-digits       what ``make run`` trains                    2 CPU cores, DIGITS     RESULT
-digits-long  shipped in ``data/checkpoints/digits``      2 CPU cores, LONG       RESULT
+digits-smoke the default of chapter 06                   2 CPU cores, 2 minutes  accuracy .98, Frechet ratio 6
+digits       what ``make run`` trains                    2 CPU cores, 10 minutes accuracy .992, Frechet ratio 2.2
+digits-long  shipped in ``data/checkpoints/digits``      1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
 var-d16      ImageNet 256 x 256, 310 M parameters        16 A100, 2.5 days       FID 3.30 (paper, not run here)
 var-d20      the same, 600 M                             not published           FID 2.57 (paper, not run here)
 var-d24      the same, 1.0 B                             not published           FID 2.09 (paper, not run here)
 var-d30      the same, 2.0 B                             not published           FID 1.92 (paper, not run here)
 var-d36-s    ImageNet 512 x 512, 2.4 B, shared AdaLN     not published           FID 2.63 (paper, not run here)
 ============ =========================================== ======================= ==================================
+
+For the digits, accuracy is the share of samples that the shipped classifier recognises as their class, and the
+Frechet ratio is explained in ``metrics.judge_digits``; 2,000 samples, for digits-smoke 400.
 """
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -156,10 +160,10 @@ def _replace(config, fields: list[str], value: object, path: str):
     old = getattr(config, fields[0])
     if len(fields) > 1:
         return dataclasses.replace(config, **{fields[0]: _replace(old, fields[1:], value, path)})
-    number = isinstance(old, int | float) and not isinstance(old, bool)
-    fits = isinstance(value, int | float) if number else old is None or isinstance(value, type(old))
-    if not fits:
-        raise PresetError(f"{path} must be a {type(old).__name__}; got {value!r}.")
-    if isinstance(old, float):
+    hint = typing.get_type_hints(type(config))[fields[0]]
+    expected = hint if hint in (bool, int, float, str) else type(old)
+    if expected is float and type(value) is int:
         value = float(value)
+    if old is not None and type(value) is not expected:
+        raise PresetError(f"{path} must be of type {expected.__name__}; got {value!r}.")
     return dataclasses.replace(config, **{fields[0]: value})

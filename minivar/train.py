@@ -205,7 +205,8 @@ def fit(task, config: TrainConfig, out: Path, header: dict | None = None, progre
     device = next(model.parameters()).device
     steps = total_steps(size, config)
     optimizer = torch.optim.AdamW(parameter_groups(model), betas=config.betas)
-    run = json.loads(json.dumps({"train": asdict(config), "model": asdict(model.config), "images": size}))
+    what = {"images": size, "fingerprint": task.data.fingerprint}
+    run = json.loads(json.dumps({"train": asdict(config), "model": asdict(model.config), "data": what}))
     state_path, log_path = out / f"{task.name}.state.safetensors", out / "metrics.jsonl"
     first = restore_state(state_path, model, optimizer, run) if state_path.is_file() else 0
     _rewind_log(log_path, task.name, first)

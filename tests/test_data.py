@@ -51,7 +51,7 @@ def test_views_follow_the_originals_and_differ_a_little():
     assert views.class_names == digits.class_names
     for begin in (2000, 4000):
         difference = (data.to_float(views.images[begin : begin + 2000]) - data.to_float(digits.images)).abs()
-        assert difference.flatten(1).mean(1).min() > 0.001  # every digit was changed
+        assert difference.flatten(1).amax(1).min() > 0  # every digit was changed
         assert difference.mean() < 0.15  # two different digits are 0.4 apart
     assert not torch.equal(views.images[2000:4000], views.images[4000:])
     assert torch.equal(data.jittered(digits, 3).images, views.images)
@@ -137,6 +137,8 @@ def test_train_and_heldout_folders_are_told_apart(folder, tmp_path):
             Image.new("L", (8, 8)).save(tmp_path / "sets" / split / "x" / f"{i}.png")
     assert len(data.load("folder", "train", tmp_path / "sets", size=8)) == 2
     assert len(data.load("folder", "heldout", tmp_path / "sets", size=8)) == 1
+    assert data.load("folder", "train", folder).random_crop
+    assert not data.load("folder", "heldout", folder).random_crop
 
 
 def test_an_unreadable_image_is_named(folder):
@@ -222,3 +224,10 @@ def test_cifar10_is_read_from_torchvisions_files(tmp_path, monkeypatch):
     assert train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
     assert np.array_equal(heldout.images.numpy(), pixels[5])
     assert train.class_names == tuple(names)
+
+
+def test_a_folder_with_training_images_alone_has_no_heldout_ones(tmp_path):
+    (tmp_path / "train" / "x").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "train" / "x" / "0.png")
+    with pytest.raises(data.DataError, match="expected heldout or val"):
+        data.load("folder", "heldout", tmp_path, size=8)

@@ -153,6 +153,14 @@ def test_checkpoints_fall_on_log_entries(tmp_path):
         train.train_tokenizer(tiny_preset(checkpoint_every=5), blobs(), tmp_path, progress=False)
 
 
+def test_resuming_on_other_images_is_refused(tmp_path):
+    train.fit(train.TokenizerTask(VQVAE(tokenizer_config()), blobs()), TINY, tmp_path, progress=False)
+    other = blobs()
+    other.images[0, 0, 0, 0] += 1
+    with pytest.raises(TrainingError, match=r"another configuration \(data.fingerprint: \d+ there, \d+ asked for\)"):
+        train.fit(train.TokenizerTask(VQVAE(tokenizer_config()), other), TINY, tmp_path, progress=False)
+
+
 def test_resuming_with_another_configuration_names_the_difference(tmp_path):
     train.train_tokenizer(tiny_preset(epochs=0.5), blobs(), tmp_path, progress=False)
     before = (tmp_path / "tokenizer.state.safetensors").read_bytes()
@@ -272,7 +280,7 @@ def test_every_scale_uses_many_codes_after_a_short_training_on_digits(tmp_path):
     tokenizer = train.train_tokenizer(preset, data.load("digits"), tmp_path, progress=False)
     images = data.load("digits", "heldout").batch(slice(0, 1000))[0]
     usage = metrics.codebook_usage(tokenizer.encode(images), preset.tokenizer.codebook_size)
-    # Half of what two seeds reached at the least, .018 .293 .385 .648. Scale 1, with one token an image, needs longer.
+    # Half of what two seeds reached at the least, .018 .293 .385 .648. Scale 1, one token an image, needs longer.
     # Without revival the codebook collapses: the last scale stayed at .158 and .170.
     floors = (0.009, 0.15, 0.19, 0.32)
     assert all(u["used"] >= floor for u, floor in zip(usage, floors)), usage
