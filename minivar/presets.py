@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minivar.nets import NetConfig
+from minivar.raster import GPTConfig
 from minivar.scales import VAR_512, ScaleSchedule
 from minivar.tokenizer import TokenizerConfig
 from minivar.train import TrainConfig
@@ -117,6 +118,20 @@ def _published(name: str) -> Preset:
     tokenizer_train = TrainConfig(epochs=20, batch_size=768, base_lr=1e-4, betas=(0.5, 0.9), weight_decay=0.0)
     return Preset(name, "folder", 1, tokenizer, tokenizer_train, var, var_train, SamplingConfig())
 
+
+# LlamaGen's transformers (REFERENCE section 3): layers, width, heads; a grid of 16 for 256 pixels, 24 for 384.
+_LLAMAGEN = {
+    "b": (12, 768, 12),
+    "l": (24, 1024, 16),
+    "xl": (36, 1280, 20),
+    "xxl": (48, 1536, 24),
+    "3b": (24, 3200, 32),
+}
+GPTS: dict[str, GPTConfig] = {
+    f"llamagen-{size}-{pixels}": GPTConfig(depth, width, heads, grid=(pixels // 16, pixels // 16))
+    for size, (depth, width, heads) in _LLAMAGEN.items()
+    for pixels in (256, 384)
+}
 
 PRESETS: dict[str, Preset] = {
     "digits-smoke": _digits("digits-smoke", 3, 3),  # epochs of 8,000 images

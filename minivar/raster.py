@@ -21,7 +21,7 @@ class GPTConfig:
     depth: int = 12
     width: int = 768  # D
     heads: int = 12  # H
-    grid: tuple[int, int] = (16, 16)  # N = rows * columns tokens
+    grid: tuple[int, int] | None = (16, 16)  # N = rows * columns tokens; None: any square, llama only
     codebook_size: int = 16384  # V
     num_classes: int = 1000  # class index num_classes is the null class
     caption_tokens: int = 0  # above 0: conditioned on caption features instead of a class
@@ -36,16 +36,13 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.style not in ("llama", "gpt2"):
             raise ValueError(f"The style of a GPT is 'llama' or 'gpt2'; got {self.style!r}.")
+        if self.style == "gpt2" and self.grid is None:
+            raise ValueError("A gpt2-style GPT has a table of positions and needs a grid; got None.")
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ValueError(
                 f"Width must be heads times a multiple of 4 (two axes of rotary pairs); got width {self.width}, "
                 f"heads {self.heads}."
             )
-
-    @property
-    def num_tokens(self) -> int:
-        """N, the tokens of one image."""
-        return self.grid[0] * self.grid[1]
 
     @property
     def prefix(self) -> int:
@@ -73,13 +70,13 @@ class RMSNorm(nn.Module):
         return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
 
-def rotary_table(config: GPTConfig, device: torch.device | str | None = None) -> Tensor:
+def rotary_table(config: GPTConfig, grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
     """(prefix + N, E / 2, 2) float32: cosine and sine of each position's angles.
 
     The first half of the pairs turns with the row, the second with the column. Condition tokens get zeros, not ones:
     their queries and keys vanish, so that only their values are read (REFERENCE section 3, point b).
     """
-    rows, columns = config.grid
+    rows, columns = grid
     half = config.width // config.heads // 2
     speed = config.rope_base ** (-torch.arange(0, half, 2, device=device).float() / half)  # (E / 4,)
     row_angles = torch.arange(rows, device=device)[:, None, None] * speed  # (rows, 1, E / 4)
@@ -169,7 +166,9 @@ class GPT(nn.Module):
         else:
             self.class_embed = nn.Embedding(config.num_classes + 1, width)
         self.token_embed = nn.Embedding(config.codebook_size, width)
-        self.position = None if llama else nn.Parameter(torch.empty(config.prefix + config.num_tokens, width))
+        self.position = None
+        if not llama:
+            self.position = nn.Parameter(torch.empty(config.prefix + math.prod(config.grid), width))
         self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.depth))
         self.norm = RMSNorm(width, config.norm_eps) if llama else nn.LayerNorm(width, eps=config.norm_eps)
         self.head = nn.Linear(width, config.codebook_size, bias=False)
@@ -203,12 +202,12 @@ class GPT(nn.Module):
             return self.class_embed(cond)[:, None]
         return self.caption2(F.gelu(self.caption1(cond), approximate="tanh"))
 
-    def hidden(self, x_BlD: Tensor, begin: int, caches=None) -> Tensor:
+    def hidden(self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None) -> Tensor:
         """Embedded tokens of positions ``begin``.. (prefix included) through the blocks and the last norm."""
         end = begin + x_BlD.shape[1]
         table = None
         if self.position is None:
-            table = rotary_table(self.config, x_BlD.device)[begin:end]
+            table = rotary_table(self.config, grid, x_BlD.device)[begin:end]
         else:
             x_BlD = x_BlD + self.position[begin:end]
         x_BlD = F.dropout(x_BlD, self.config.dropout, self.training)
@@ -219,7 +218,8 @@ class GPT(nn.Module):
     def forward(self, cond: Tensor, tokens: Tensor) -> Tensor:
         """Teacher-forced pass: condition, tokens (B, n) with n < N -> logits (B, n + 1, V) float32.
 
-        For training, n = N - 1. Position i of the output predicts token i. Raises ``ValueError`` for wrong shapes.
+        For training, n = N - 1. Position i of the output predicts token i. Where the configuration has no grid, it is
+        the square of n + 1 tokens. Raises ``ValueError`` for wrong shapes.
         """
         config = self.config
         expected = (config.caption_tokens, config.caption_dim) if config.caption_tokens else ()
@@ -228,9 +228,10 @@ class GPT(nn.Module):
                 f"Expected a condition of shape (B, {', '.join(map(str, expected))}) and tokens (B, n); got "
                 f"{tuple(cond.shape)} and {tuple(tokens.shape)}."
             )
-        if tokens.shape[1] >= config.num_tokens:
-            raise ValueError(
-                f"Expected fewer than {config.num_tokens} tokens to predict from; got {tokens.shape[1]}."
-            )
+        side = math.isqrt(tokens.shape[1] + 1)
+        grid = config.grid or (side, side)
+        if tokens.shape[1] >= math.prod(grid):
+            expected = f"fewer than {math.prod(grid)}" if config.grid else "one fewer than a square of"
+            raise ValueError(f"Expected {expected} tokens to predict from; got {tokens.shape[1]}.")
         x = torch.cat([self.prefix(cond), self.token_embed(tokens)], dim=1)
-        return self.head(self.hidden(x, 0)[:, config.prefix - 1 :]).float()
+        return self.head(self.hidden(x, 0, grid)[:, config.prefix - 1 :]).float()

@@ -197,14 +197,13 @@ def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: fl
 
 
 def filter_descending(logits_BV: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """LlamaGen's filters: the ``top_k`` best codes (0: all), then the smallest set of mass above ``top_p`` (1: all)."""
+    """LlamaGen's filters: the ``top_k`` best codes (0: all), then the fewest of mass above ``top_p`` (1: all)."""
     logits_BV = filter_logits(logits_BV, top_k)
     if top_p < 1.0:
         descending, order = logits_BV.sort(dim=-1, descending=True)
         drop = descending.softmax(dim=-1).cumsum(dim=-1) > top_p
-        drop = torch.cat(
-            [torch.zeros_like(drop[..., :1]), drop[..., :-1]], dim=-1
-        )  # keep the code that crosses top_p
+        # shifted by one: the code that crosses top_p stays
+        drop = torch.cat([torch.zeros_like(drop[..., :1]), drop[..., :-1]], dim=-1)
         logits_BV = logits_BV.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     return logits_BV
 
@@ -220,12 +219,14 @@ def sample_raster(
     top_p: float = 1.0,
     greedy: bool = False,
     generator: torch.Generator | None = None,
+    grid: tuple[int, int] | None = None,
     use_cache: bool = True,
 ) -> Sample:
     """Draw one image for each condition, token by token: classes (B,) or caption features (B, T, caption_dim).
 
     ``cfg`` above 1 guides: logits = uncond + cfg (cond - uncond). ``greedy`` takes the likeliest code, else one
     multinomial is drawn per position from the (B, V) table. ``tokenizer=None`` gives ``images=None``.
+    ``grid`` is for transformers that have none of their own (published LlamaGen files): 16 x 16 by default.
     ``use_cache=False`` recomputes everything at every step, which is what O(n^6) counts. Raises ``ValueError`` for
     impossible parameters. Source: LlamaGen's code; REFERENCE section 3, points c and e.
     """
@@ -236,11 +237,12 @@ def sample_raster(
         )
     config, guided = gpt.config, cfg > 1
     x_BlD = gpt.prefix(torch.cat([cond, gpt.null_condition(cond)]) if guided else cond)
-    length = config.prefix + config.num_tokens
+    grid = config.grid or grid or (16, 16)
+    length = config.prefix + math.prod(grid)
     caches = [KVCache(length) for _ in gpt.blocks] if use_cache else None
     begin, tokens = 0, []
-    for _ in range(config.num_tokens):
-        logits_BV = gpt.head(gpt.hidden(x_BlD, begin, caches)[:, -1]).float()
+    for _ in range(math.prod(grid)):
+        logits_BV = gpt.head(gpt.hidden(x_BlD, begin, grid, caches)[:, -1]).float()
         if guided:
             cond_BV, uncond_BV = logits_BV.chunk(2)
             logits_BV = uncond_BV + cfg * (cond_BV - uncond_BV)

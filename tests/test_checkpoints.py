@@ -1,5 +1,6 @@
 """Our own checkpoint files: round trips, damage, and a disk that runs full while saving."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_a_model_of_another_kind_is_refused(model, tmp_path):
 
 def test_a_safetensors_file_of_someone_else_is_refused(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds a None; expected VQVAE or VAR or DigitClassifier\."):
+    with pytest.raises(CheckpointError, match=r"holds a None; expected VQVAE or VAR or GPT or DigitClassifier\."):
         checkpoints.load(tmp_path / "other.safetensors")
 
 
@@ -104,7 +105,7 @@ def test_entries_that_do_not_fit_are_named(model, tmp_path):
     state = model.state_dict()
     state["extra"] = state.pop("head.bias")
     state["head.weight"] = torch.zeros(16, 31)
-    path, config = tmp_path / "model.safetensors", checkpoints.dataclasses.asdict(model.config)
+    path, config = tmp_path / "model.safetensors", dataclasses.asdict(model.config)
     checkpoints.write_tensors(path, state, {"kind": "VAR", "config": config})
     with pytest.raises(CheckpointError) as caught:
         checkpoints.load(path)

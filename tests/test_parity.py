@@ -249,7 +249,7 @@ def test_missing_and_damaged_files_are_named(first, tmp_path):
 
 @pytest.mark.parametrize("source", [{}, [1, 2], {"optimizer": {"lr": 1.0}}, {"trainer": {"vqgan": {}}}], ids=str)
 def test_what_is_no_state_dict_is_refused(first, source):
-    with pytest.raises(CheckpointError, match="Expected a state dict, names to tensors, or a trainer file with"):
+    with pytest.raises(CheckpointError, match="Expected a state dict, names to tensors, bare or under one of"):
         checkpoints.from_var(source, first.var_state, first.config["scales"])
 
 

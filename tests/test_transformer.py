@@ -69,7 +69,7 @@ def test_teacher_forced_logits_equal_stepwise_logits(variant, tokenizer, tokens)
     forced = SCHEDULE.split(variant(LABELS, tokenizer.teacher_inputs(tokens)))
     quantizer = tokenizer.quantizer
     cond, cond_blocks = variant.condition(LABELS)
-    caches = [KVCache() for _ in variant.blocks]
+    caches = [KVCache(variant.schedule.num_tokens) for _ in variant.blocks]
     f_hat = torch.zeros(3, 4, 4, 4)
     for k in range(SCHEDULE.num_scales):
         hidden = variant.embed(k, cond, quantizer.at_scale(f_hat, k) if k else None)

@@ -1,11 +1,11 @@
-"""LlamaGen's published checkpoints in minivar's classes; ``checkpoints`` exports both functions."""
+"""LlamaGen's published checkpoints: tokenizers, class- and caption-conditional transformers."""
 
 import re
 
 import torch
-from torch import Tensor
 
-from minivar.checkpoints import CheckpointError, State, _count, _load_strictly, _shape, _unwrap
+from minivar.checkpoints.own import CheckpointError, load_strictly
+from minivar.checkpoints.published import count, shape_of, translate, unwrap
 from minivar.nets import NetConfig
 from minivar.raster import GPT, GPTConfig
 from minivar.tokenizer import VQVAE, TokenizerConfig
@@ -39,23 +39,7 @@ GPT_NAMES = (
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 3200: 32}
 
 
-def _names(model: torch.nn.Module, rules) -> dict[str, str]:
-    names = {}
-    for ours in model.state_dict():
-        theirs = ours
-        for pattern, replacement in rules:
-            theirs = re.sub(pattern, replacement, theirs)
-        names[ours] = theirs
-    return names
-
-
-def _bare(source) -> State:
-    """The state dict inside a published file: under "model", "module" or "state_dict", or bare."""
-    state = _unwrap(source, "")
-    for key in ("model", "module", "state_dict"):
-        if key in state and not isinstance(state[key], Tensor):
-            return state[key]
-    return state
+WRAPPERS = ("model", "module", "state_dict")
 
 
 def from_llamagen_tokenizer(state) -> VQVAE:
@@ -64,64 +48,64 @@ def from_llamagen_tokenizer(state) -> VQVAE:
     It takes images of any size that is a multiple of its stride, 16 or 8. Raises ``CheckpointError`` naming the
     entries that do not fit.
     """
-    state = dict(_bare(state))
+    state = dict(unwrap(state, *WRAPPERS))
     state.pop("quantize.codebook_used", None)  # a running statistic of the authors' trainer
-    levels = _count(state, r"encoder\.conv_blocks\.(\d+)\.")
-    base, image_channels = _shape(state, "encoder.conv_in.weight")[:2]
-    widths = [_shape(state, f"encoder.conv_blocks.{i}.res.0.conv1.weight")[0] for i in range(levels)]
+    levels = count(state, r"encoder\.conv_blocks\.(\d+)\.")
+    base, image_channels = shape_of(state, "encoder.conv_in.weight")[:2]
+    widths = [shape_of(state, f"encoder.conv_blocks.{i}.res.0.conv1.weight")[0] for i in range(levels)]
     nets = NetConfig(
         image_channels=image_channels,
         base_channels=base,
         multipliers=tuple(width // base for width in widths),
-        res_blocks=_count(state, r"encoder\.conv_blocks\.0\.res\.(\d+)\."),
+        res_blocks=count(state, r"encoder\.conv_blocks\.0\.res\.(\d+)\."),
     )
-    codebook_size, code_dim = _shape(state, "quantize.embedding.weight")
+    codebook_size, code_dim = shape_of(state, "quantize.embedding.weight")
     config = TokenizerConfig(
         image_size=None,
         nets=nets,
         codebook_size=codebook_size,
         code_dim=code_dim,
         quantizer="single",
-        z_channels=_shape(state, "encoder.conv_out.weight")[0],
-        quant_conv_kernel=_shape(state, "quant_conv.weight")[-1],
+        z_channels=shape_of(state, "encoder.conv_out.weight")[0],
+        quant_conv_kernel=shape_of(state, "quant_conv.weight")[-1],
         schedule=None,
     )
     with torch.device("meta"):
         tokenizer = VQVAE(config)
-    names = _names(tokenizer, TOKENIZER_NAMES)
+    names = translate(tokenizer, TOKENIZER_NAMES)
     state["usage"] = torch.zeros(1, codebook_size, device=state["quant_conv.bias"].device)
     names["quantizer.usage_KV"] = "usage"
     for theirs in [name for name in names.values() if re.search(r"\.qkv\.", name)]:
         parts = [theirs.replace(".qkv.", f".{letter}.") for letter in "qkv"]  # three 1x1 convolutions there, one here
         if all(part in state for part in parts):
             state[theirs] = torch.cat([state.pop(part) for part in parts])
-    _load_strictly(tokenizer, state, names, "of the LlamaGen tokenizer")
+    load_strictly(tokenizer, state, names, "of the LlamaGen tokenizer")
     return tokenizer.eval()
 
 
-def from_llamagen_gpt(state, heads: int | None = None, norm_eps: float = 1e-5, grid: int = 16) -> GPT:
+def from_llamagen_gpt(state, heads: int | None = None, norm_eps: float = 1e-5) -> GPT:
     """Published LlamaGen transformer, class- or caption-conditional -> minivar's, in eval mode.
 
-    ``heads=None`` takes those of the published widths. The side of the ``grid`` is not in the file, since rotary
-    positions have no parameters: 16 for 256 pixels, 24 for 384, 32 for 512. Raises ``CheckpointError`` naming the
-    entries that do not fit.
+    ``heads=None`` takes those of the published widths. The grid is not in the file, since rotary positions have no
+    parameters: the model takes any, and ``sample_raster`` wants to know it (16 x 16 for 256 pixels, 24 x 24 for 384).
+    Raises ``CheckpointError`` naming the entries that do not fit.
     """
-    state = dict(_bare(state))
-    codebook_size, width = _shape(state, "tok_embeddings.weight")
+    state = dict(unwrap(state, *WRAPPERS))
+    codebook_size, width = shape_of(state, "tok_embeddings.weight")
     if heads is None:
         if width not in PUBLISHED_HEADS:
             widths = ", ".join(map(str, PUBLISHED_HEADS))
             raise CheckpointError(f"Width {width} is not a published one ({widths}): expected the argument heads.")
         heads = PUBLISHED_HEADS[width]
-    hidden = _shape(state, "layers.0.feed_forward.w1.weight")[0]
+    hidden = shape_of(state, "layers.0.feed_forward.w1.weight")[0]
     caption = "cls_embedding.uncond_embedding" in state
-    captions = _shape(state, "cls_embedding.uncond_embedding") if caption else (0, 0)
-    classes = 0 if caption else _shape(state, "cls_embedding.embedding_table.weight")[0] - 1
+    captions = shape_of(state, "cls_embedding.uncond_embedding") if caption else (0, 0)
+    classes = 0 if caption else shape_of(state, "cls_embedding.embedding_table.weight")[0] - 1
     config = GPTConfig(
-        depth=_count(state, r"layers\.(\d+)\."),
+        depth=count(state, r"layers\.(\d+)\."),
         width=width,
         heads=heads,
-        grid=(grid, grid),
+        grid=None,
         codebook_size=codebook_size,
         num_classes=classes,
         caption_tokens=captions[0],
@@ -131,5 +115,5 @@ def from_llamagen_gpt(state, heads: int | None = None, norm_eps: float = 1e-5, g
     )
     with torch.device("meta"):
         model = GPT(config)
-    _load_strictly(model, state, _names(model, GPT_NAMES), "of the LlamaGen transformer")
+    load_strictly(model, state, translate(model, GPT_NAMES), "of the LlamaGen transformer")
     return model.eval()

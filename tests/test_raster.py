@@ -1,0 +1,136 @@
+"""The next-token transformer and its sampler."""
+
+import pytest
+import torch
+
+from minivar.presets import GPTS
+from minivar.raster import GPT, GPTConfig, rotary_table, rotate
+from minivar.sampler import filter_descending, sample_raster
+
+SMALL = {"depth": 2, "width": 32, "heads": 2, "grid": (3, 3), "codebook_size": 16, "num_classes": 5}
+STYLES = {
+    "llama": SMALL,
+    "gpt2": {**SMALL, "style": "gpt2"},
+    "caption": {**SMALL, "caption_tokens": 4, "caption_dim": 6},
+}
+
+
+@pytest.fixture(params=STYLES)
+def gpt(request) -> GPT:
+    """A small model whose parameters are all of a size that matters."""
+    model = GPT(GPTConfig(**STYLES[request.param]))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    return model.eval()
+
+
+def condition(gpt: GPT, batch: int) -> torch.Tensor:
+    if gpt.config.caption_tokens:
+        return torch.randn(batch, 4, 6, generator=torch.Generator().manual_seed(1))
+    return torch.arange(batch) % 5
+
+
+def tokens_of(batch: int, count: int) -> torch.Tensor:
+    return torch.randint(16, (batch, count), generator=torch.Generator().manual_seed(2))
+
+
+def test_a_token_changes_later_logits_only(gpt):
+    cond, tokens = condition(gpt, 2), tokens_of(2, 8)
+    before = gpt(cond, tokens)
+    for i in range(8):
+        changed = tokens.clone()
+        changed[:, i] = (changed[:, i] + 1) % 16
+        moved = (gpt(cond, changed) - before).abs().amax((0, 2)) > 1e-6
+        assert not moved[: i + 1].any()
+        assert moved[i + 1]
+
+
+def test_teacher_forced_logits_equal_those_of_every_prefix(gpt):
+    cond, tokens = condition(gpt, 2), tokens_of(2, 8)
+    logits = gpt(cond, tokens)
+    for n in range(9):
+        torch.testing.assert_close(gpt(cond, tokens[:, :n]), logits[:, : n + 1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_cached_sampling_equals_uncached(gpt, cfg):
+    cond = condition(gpt, 3)
+    drawn = [
+        sample_raster(gpt, None, cond, cfg=cfg, generator=torch.Generator().manual_seed(3), use_cache=cached)
+        for cached in (True, False)
+    ]
+    assert torch.equal(drawn[0].tokens, drawn[1].tokens)
+    assert drawn[0].tokens.shape == (3, 9)
+    assert drawn[0].images is None
+
+
+def test_greedy_takes_the_likeliest_token_of_the_teacher_forced_pass(gpt):
+    cond = condition(gpt, 2)
+    tokens = sample_raster(gpt, None, cond, greedy=True).tokens
+    assert torch.equal(gpt(cond, tokens[:, :-1]).argmax(-1), tokens)
+
+
+def test_rotation_depends_on_the_distance_between_cells_alone():
+    config = GPTConfig(**{**SMALL, "grid": (4, 4)})
+    table = rotary_table(config, (4, 4))[config.prefix :].view(4, 4, -1, 2)
+    q, k = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(4))
+
+    def score(a: tuple[int, int], b: tuple[int, int]) -> torch.Tensor:
+        return (rotate(q, table[a][None]) * rotate(k, table[b][None])).sum()
+
+    torch.testing.assert_close(score((0, 0), (1, 2)), score((2, 1), (3, 3)))
+    assert (score((0, 0), (1, 2)) - score((0, 0), (2, 1))).abs() > 1e-3
+
+
+def test_condition_tokens_have_a_rotary_table_of_zeros():
+    config = GPTConfig(**STYLES["caption"])
+    assert not rotary_table(config, (3, 3))[:4].any()
+    assert rotary_table(config, (3, 3)).shape == (4 + 9, 8, 2)
+
+
+def test_conditions_are_dropped_in_training_only(gpt):
+    cond = condition(gpt, 400)
+    null = gpt.prefix(gpt.null_condition(cond))
+    assert not (gpt.prefix(cond) == null).flatten(1).all(1).any()
+    torch.manual_seed(0)
+    dropped = (gpt.train().prefix(cond) == null).flatten(1).all(1).float().mean()
+    assert 0.05 < dropped < 0.16
+
+
+def test_nucleus_keeps_the_code_that_crosses_the_mass():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    kept = [filter_descending(logits, top_p=p).isfinite().sum().item() for p in (0.4, 0.6, 0.9, 1.0)]
+    assert kept == [1, 2, 3, 4]
+
+
+def test_published_parameter_counts():
+    millions = {"b": 110.9, "l": 342.9, "xl": 774.7, "xxl": 1411, "3b": 3097}
+    for size, expected in millions.items():
+        with torch.device("meta"):
+            model = GPT(GPTS[f"llamagen-{size}-256"])
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"cfg": 0.5}, "cfg >= 1"), ({"temperature": 0.0}, "temperature > 0"), ({"top_p": 0.0}, r"top_p in \(0, 1\]")],
+)
+def test_impossible_sampling_is_refused(gpt, options, said):
+    with pytest.raises(ValueError, match=said):
+        sample_raster(gpt, None, condition(gpt, 1), **options)
+
+
+def test_wrong_shapes_are_refused(gpt):
+    with pytest.raises(ValueError, match="Expected a condition of shape"):
+        gpt(torch.zeros(2, 7), tokens_of(2, 8))
+    with pytest.raises(ValueError, match="Expected fewer than 9 tokens"):
+        gpt(condition(gpt, 2), tokens_of(2, 9))
+    free = GPT(GPTConfig(**{**SMALL, "grid": None}))
+    assert free(torch.zeros(1, dtype=torch.int64), tokens_of(1, 24)).shape == (1, 25, 16)
+    with pytest.raises(ValueError, match="one fewer than a square of tokens to predict from; got 9"):
+        free(torch.zeros(1, dtype=torch.int64), tokens_of(1, 9))
+    with pytest.raises(ValueError, match="needs a grid"):
+        GPTConfig(style="gpt2", grid=None)
+    with pytest.raises(ValueError, match="'llama' or 'gpt2'"):
+        GPTConfig(style="bert")
