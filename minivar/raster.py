@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar.transformer import MLP
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -106,18 +108,6 @@ class SwiGLU(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
-class GELUMLP(nn.Module):
-    """w2(gelu(w1 x)), with biases."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(width, hidden)
-        self.w2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.gelu(self.w1(x)))
-
-
 class GPTBlock(nn.Module):
     """Pre-norm attention and MLP with residual connections."""
 
@@ -132,7 +122,7 @@ class GPTBlock(nn.Module):
         self.attention_norm, self.mlp_norm = norm(), norm()
         self.qkv = nn.Linear(width, 3 * width, bias=not llama)
         self.proj = nn.Linear(width, width, bias=not llama)
-        self.mlp = (SwiGLU if llama else GELUMLP)(width, config.mlp_width)
+        self.mlp = (SwiGLU if llama else MLP)(width, config.mlp_width)
 
     def forward(self, x_BlD: Tensor, table: Tensor | None, cache=None) -> Tensor:
         """``table``: rotary table of these positions, None for learned ones; ``cache`` as in ``transformer``."""
