@@ -101,7 +101,7 @@ def cmd_reconstruct(args: argparse.Namespace) -> None:
     if args.count < 1:
         raise ValueError(f"--count must be at least 1; got {args.count}.")
     tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
-    channels, side = tokenizer.config.nets.image_channels, tokenizer.config.image_size[0]
+    channels, side = tokenizer.config.nets.image_channels, (tokenizer.config.image_size or (256, 256))[0]
     images, _ = data.load(args.dataset, "heldout", args.data, side, channels).batch(slice(0, args.count))
     rebuilt = tokenizer.decode(tokenizer.encode(images))
     error = (rebuilt - images).square().mean().item()

@@ -98,3 +98,10 @@ def test_own_format_round_trips(tmp_path, images):
     assert again.config == tokenizer.config
     assert torch.equal(again.encode(images)[0], tokenizer.encode(images)[0])
     assert checkpoints.load(tmp_path / "gpt.safetensors", "GPT")[0].config == gpt.config
+
+
+def test_a_single_scale_tokenizer_is_no_partner_for_next_scale_prediction(model, tmp_path):
+    checkpoints.save(VQVAE(single()), tmp_path / "tokenizer.safetensors")
+    checkpoints.save(model, tmp_path / "var.safetensors")
+    with pytest.raises(checkpoints.CheckpointError, match="do not belong together"):
+        checkpoints.load_pair(tmp_path)

@@ -110,7 +110,8 @@ def load_pair(directory: Path) -> tuple[VQVAE, VAR, dict]:
         )
     tokenizer, _ = load(directory / "tokenizer.safetensors", "VQVAE")
     model, header = load(directory / "var.safetensors", "VAR")
-    tokenizer_shape = (tokenizer.schedule.grids, *tokenizer.quantizer.codebook.shape)
+    grids = tokenizer.schedule and tokenizer.schedule.grids  # None for a single-scale tokenizer
+    tokenizer_shape = (grids, *tokenizer.quantizer.codebook.shape)
     model_shape = (model.schedule.grids, model.config.codebook_size, model.config.code_dim)
     if tokenizer_shape != model_shape:
         raise CheckpointError(
