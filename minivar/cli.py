@@ -5,6 +5,7 @@ Also ``python -m minivar.cli``. Every error that a user can cause is one sentenc
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minivar import checkpoints, data, plots, presets, sampler, train
+from minivar.raster import GPT, GPTConfig
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
 
@@ -34,7 +36,7 @@ def parse_classes(text: str, num_classes: int) -> list[int]:
 
 
 def cmd_train(args: argparse.Namespace) -> None:
-    """Train a tokenizer and a transformer; the same command resumes."""
+    """Train a tokenizer and a transformer, next-scale or raster; the same command resumes."""
     overrides = dict(part.partition("=")[::2] for part in args.set)
     preset = presets.get(args.preset, {key: presets.parse_value(value) for key, value in overrides.items()})
     out = Path(args.out or f"runs/{preset.name}")
@@ -42,7 +44,7 @@ def cmd_train(args: argparse.Namespace) -> None:
     check_run(preset, images, args.stage, args.device)
     tokenizer = train.train_tokenizer(preset, images, out, args.device)
     if args.stage == "all":
-        train.train_var(preset, tokenizer, images, out, args.device)
+        train.train_model(preset, tokenizer, images, out, args.device)
     print(f"Checkpoints and metrics.jsonl are in {out}.")
 
 
@@ -54,17 +56,13 @@ def check_run(preset: presets.Preset, images, stage: str, device: str) -> None:
         raise ValueError(
             f"Cannot use the device {device!r}: expected cpu, or a cuda or mps that is there."
         ) from error
-    classes, var, tokenizer = len(images.class_names), preset.var, preset.tokenizer
-    if stage == "all" and classes != var.num_classes:
+    classes, expected = len(images.class_names), preset.model.num_classes
+    if stage == "all" and classes != expected:
         raise ValueError(
-            f"The preset has {var.num_classes} classes, the data has {classes}: add --set var.num_classes={classes}."
+            f"The preset has {expected} classes, the data has {classes}: add --set model.num_classes={classes}."
         )
-    shapes = [(c.schedule.grids, c.codebook_size, c.code_dim) for c in (tokenizer, var)]
-    if stage == "all" and shapes[0] != shapes[1]:
-        raise ValueError(
-            "Tokenizer and transformer must agree in schedule, codebook_size and code_dim; got "
-            f"{shapes[0]} and {shapes[1]}."
-        )
+    if stage == "all":
+        checkpoints.check_pair(preset.tokenizer, preset.model)
 
 
 def cmd_sample(args: argparse.Namespace) -> None:
@@ -74,14 +72,15 @@ def cmd_sample(args: argparse.Namespace) -> None:
     if args.count < 1:
         raise ValueError(f"--count must be at least 1; got {args.count}.")
     settings = dict(header.get("sampling", {}))
-    settings |= {k: v for k in ("cfg", "top_k", "top_p") if (v := getattr(args, k)) is not None}
+    options = ("cfg", "top_k", "top_p", "temperature", "smooth")
+    settings |= {k: v for k in options if (v := getattr(args, k)) is not None}
+    foreign = "smooth" if isinstance(model, GPT) else "temperature"
+    if foreign in settings:
+        raise ValueError(f"--{foreign} is not for {type(model).__name__} models; got one in {args.checkpoint}.")
     labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
     generator = torch.Generator().manual_seed(args.seed)
     started = time.time()
-    parts = [
-        sampler.sample(model, tokenizer, part, smooth=args.smooth, generator=generator, **settings).images
-        for part in labels.split(100)
-    ]
+    parts = [sampler.draw(model, tokenizer, part, generator, **settings).images for part in labels.split(100)]
     images = torch.cat(parts)
     plots.save_images(images, args.out, columns=len(classes) if len(classes) > 1 else 10)
     if args.npz:
@@ -110,13 +109,20 @@ def cmd_reconstruct(args: argparse.Namespace) -> None:
     print(f"{len(images)} images, each followed by its reconstruction, mean squared error {error:.4f}: {args.out}")
 
 
-def describe(tokenizer: VQVAE, model: VAR) -> dict[str, object]:
-    """Parameters, schedule, tokens and forward FLOPs of one image; the models may be on the meta device."""
-    device = model.position_1LD.device
+def describe(tokenizer: VQVAE, model: VAR | GPT) -> dict[str, object]:
+    """Parameters, tokens and forward FLOPs of one image; the models may be on the meta device."""
+    device = next(model.parameters()).device
     config = tokenizer.config
-    images = torch.zeros(1, config.nets.image_channels, *config.image_size, device=device)
-    f_hat = torch.zeros(1, config.code_dim, *tokenizer.schedule.final_grid, device=device)
-    inputs = torch.zeros(1, model.schedule.num_tokens - model.schedule.counts[0], config.code_dim, device=device)
+    grid = config.latent_grid or model.config.grid or (16, 16)
+    pixels = config.image_size or tuple(side * config.nets.stride for side in grid)
+    images = torch.zeros(1, config.nets.image_channels, *pixels, device=device)
+    f_hat = torch.zeros(1, config.code_dim, *grid, device=device)
+    if isinstance(model, GPT):
+        order, tokens = f"{grid[0]} x {grid[1]} in raster order", math.prod(grid)
+        inputs = torch.zeros(1, tokens - 1, dtype=torch.int64, device=device)
+    else:
+        order, tokens = str(tokenizer.schedule), model.schedule.num_tokens
+        inputs = torch.zeros(1, tokens - model.schedule.counts[0], config.code_dim, device=device)
     labels = torch.zeros(1, dtype=torch.int64, device=device)
 
     def flops(function, *arguments) -> int:
@@ -127,9 +133,9 @@ def describe(tokenizer: VQVAE, model: VAR) -> dict[str, object]:
     return {
         "tokenizer parameters": sum(p.numel() for p in tokenizer.parameters()),
         "transformer parameters": sum(p.numel() for p in model.parameters()),
-        "image": f"{config.nets.image_channels} x {config.image_size[0]} x {config.image_size[1]}",
-        "schedule": str(tokenizer.schedule),
-        "tokens": tokenizer.schedule.num_tokens,
+        "image": f"{config.nets.image_channels} x {pixels[0]} x {pixels[1]}",
+        "schedule": order,
+        "tokens": tokens,
         "codebook": f"{config.codebook_size} codes of {config.code_dim} dimensions",
         "FLOPs to encode one image": flops(tokenizer.features, images),
         "FLOPs to decode one image": flops(tokenizer.decode_features, f_hat),
@@ -145,7 +151,8 @@ def cmd_info(args: argparse.Namespace) -> None:
     else:
         preset = presets.get(args.preset)
         with torch.device("meta"):
-            tokenizer, model = VQVAE(preset.tokenizer).eval(), VAR(preset.var).eval()
+            model = (GPT if isinstance(preset.model, GPTConfig) else VAR)(preset.model).eval()
+            tokenizer = VQVAE(preset.tokenizer).eval()
         print(f"preset {preset.name}")
     for key, value in describe(tokenizer, model).items():
         print(f"  {key:34}{value:,}" if isinstance(value, int) else f"  {key:34}{value}")
@@ -168,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser, with help for a newcomer on every option."""
     parser = argparse.ArgumentParser(
         prog="minivar",
-        description="Train next-scale image models and draw from them.",
+        description="Train autoregressive image models, next-scale and raster, and draw from them.",
         epilog="Start with: minivar sample --classes 0-9 --count 100 --out grid.png",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -178,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    where = "folder with tokenizer.safetensors and var.safetensors (default: the shipped digits)"
+    where = "folder with tokenizer.safetensors and var.safetensors or gpt.safetensors (default: the shipped digits)"
     shipped = {"default": str(SHIPPED), "help": where, "metavar": "DIR"}
 
     sub = command("train", cmd_train)
@@ -187,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     sub.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
     sub.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
-    override = "override one number of the preset, for instance var_train.epochs=5; repeatable"
+    override = "override one number of the preset, for instance model_train.epochs=5; repeatable"
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
 
     sub = command("sample", cmd_sample)
@@ -197,10 +204,19 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     sub.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
     sub.add_argument("--npz", metavar="NPZ", help="also write images in [0, 1] and labels")
-    sub.add_argument("--cfg", type=float, help="guidance at the last scale (default: the preset's)")
+    sub.add_argument(
+        "--cfg",
+        type=float,
+        help="guidance; none is 0 for VAR, 1 for raster (default: the preset's)",
+    )
     sub.add_argument("--top-k", type=int, help="keep this many codes, 0: all (default: the preset's)")
-    sub.add_argument("--top-p", type=float, help="keep this probability mass, 0: all (default: the preset's)")
-    sub.add_argument("--smooth", action="store_true", help="mix codes softly (Gumbel-softmax)")
+    sub.add_argument(
+        "--top-p",
+        type=float,
+        help="keep this probability mass; all is 0 for VAR, 1 for raster",
+    )
+    sub.add_argument("--smooth", action="store_true", default=None, help="mix codes softly (VAR only)")
+    sub.add_argument("--temperature", type=float, help="divides the logits (raster only; default: the preset's)")
 
     sub = command("reconstruct", cmd_reconstruct)
     sub.add_argument("--checkpoint", **shipped)

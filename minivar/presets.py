@@ -48,6 +48,16 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class RasterSamplingConfig:
+    """Guidance (1: none), temperature and filters of token by token sampling. Defaults: off."""
+
+    cfg: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
 class Preset:
     """One run, from data to samples."""
 
@@ -56,9 +66,9 @@ class Preset:
     views: int  # of each training image; above 1, data.jittered adds slightly turned and resized ones
     tokenizer: TokenizerConfig
     tokenizer_train: TrainConfig
-    var: VARConfig
-    var_train: TrainConfig
-    sampling: SamplingConfig
+    model: VARConfig | GPTConfig
+    model_train: TrainConfig
+    sampling: SamplingConfig | RasterSamplingConfig
 
 
 def _digits(name: str, tokenizer_epochs: float, var_epochs: float, views: int = 1) -> Preset:
@@ -82,8 +92,8 @@ def _digits(name: str, tokenizer_epochs: float, var_epochs: float, views: int = 
         views=views,
         tokenizer=tokenizer,
         tokenizer_train=TrainConfig(epochs=tokenizer_epochs, weight_decay=0.0, clip=1.0, **often),
-        var=var,
-        var_train=TrainConfig(epochs=var_epochs, **often),
+        model=var,
+        model_train=TrainConfig(epochs=var_epochs, **often),
         sampling=SamplingConfig(cfg=1.0, top_k=0, top_p=0.0),
     )
 
@@ -119,30 +129,84 @@ def _published(name: str) -> Preset:
     return Preset(name, "folder", 1, tokenizer, tokenizer_train, var, var_train, SamplingConfig())
 
 
-# LlamaGen's transformers (REFERENCE section 3): layers, width, heads; a grid of 16 for 256 pixels, 24 for 384.
+def _duel(name: str, model: VARConfig | GPTConfig, **tokenizer_differs) -> Preset:
+    """One side of the head-to-head on digits (chapter 08): the same nets, images and optimiser for each."""
+    nets = NetConfig(1, base_channels=16, multipliers=(2, 4), res_blocks=1, attention=False, groups=8, patch=2)
+    common = {"image_size": 28, "nets": nets, "codebook_size": 512, "z_channels": 16}
+    often = {"epochs": 3, "batch_size": 64, "base_lr": 8e-3, "final_lr_ratio": 0.01, "log_every": 25}
+    return Preset(
+        name=name,
+        dataset="digits",
+        views=4,
+        tokenizer=TokenizerConfig(**{**common, **tokenizer_differs}),
+        tokenizer_train=TrainConfig(weight_decay=0.0, clip=1.0, checkpoint_every=250, **often),
+        model=model,
+        model_train=TrainConfig(checkpoint_every=250, **often),
+        sampling=RasterSamplingConfig() if isinstance(model, GPTConfig) else SamplingConfig(0.0, 0, 0.0),
+    )
+
+
+def _duels() -> dict[str, Preset]:
+    """Three transformers of one million parameters each, over the same 7 x 7 latent grid."""
+    schedule = ScaleSchedule((1, 2, 4, 7))
+    shape = {"width": 128, "heads": 4, "num_classes": 10, "codebook_size": 512}
+    var = VARConfig(depth=3, code_dim=16, schedule=schedule, gamma_init=0.1, drop_path=0.0125, **shape)
+    llama = GPTConfig(depth=4, grid=(7, 7), hidden=392, **shape)
+    gpt2 = GPTConfig(depth=4, grid=(7, 7), hidden=580, style="gpt2", **shape)
+    single = {"quantizer": "single", "schedule": None, "code_dim": 8}
+    return {
+        "duel-var": _duel("duel-var", var, code_dim=16, schedule=schedule),
+        "duel-llamagen": _duel("duel-llamagen", llama, **single),
+        "duel-gpt2": _duel("duel-gpt2", gpt2, **single),
+    }
+
+
+# LlamaGen's transformers (REFERENCE section 3): layers, width, heads, then batch and learning rate of the training.
 _LLAMAGEN = {
-    "b": (12, 768, 12),
-    "l": (24, 1024, 16),
-    "xl": (36, 1280, 20),
-    "xxl": (48, 1536, 24),
-    "3b": (24, 3200, 32),
+    "b": (12, 768, 12, 256, 1e-4),
+    "l": (24, 1024, 16, 256, 1e-4),
+    "xl": (36, 1280, 20, 256, 2e-4),
+    "xxl": (48, 1536, 24, 512, 2e-4),
+    "3b": (24, 3200, 32, 512, 2e-4),
 }
-GPTS: dict[str, GPTConfig] = {
-    f"llamagen-{size}-{pixels}": GPTConfig(depth, width, heads, grid=(pixels // 16, pixels // 16))
-    for size, (depth, width, heads) in _LLAMAGEN.items()
-    for pixels in (256, 384)
-}
+
+
+def _llamagen(size: str, pixels: int) -> Preset:
+    """A published LlamaGen run. Its learning rate is constant; FID at 384 pixels falls with guidance 1.65 to 2.25."""
+    depth, width, heads, batch, lr = _LLAMAGEN[size]
+    tokenizer = TokenizerConfig(
+        image_size=pixels,
+        nets=NetConfig(base_channels=128, multipliers=(1, 1, 2, 2, 4)),
+        codebook_size=16384,
+        code_dim=8,
+        quantizer="single",
+        z_channels=256,
+        quant_conv_kernel=1,
+        schedule=None,
+    )
+    tokenizer_train = TrainConfig(
+        epochs=40, batch_size=128, base_lr=2e-4, weight_decay=0.05, warmup=0.0, final_lr_ratio=1.0, clip=1.0
+    )
+    model_train = TrainConfig(
+        epochs=300, batch_size=batch, base_lr=lr * 256 / batch, warmup=0.0, final_lr_ratio=1.0, clip=1.0
+    )
+    model = GPTConfig(depth, width, heads, grid=(pixels // 16, pixels // 16))
+    sampling = RasterSamplingConfig(cfg=2.0)
+    return Preset(f"llamagen-{size}-{pixels}", "folder", 1, tokenizer, tokenizer_train, model, model_train, sampling)
+
 
 PRESETS: dict[str, Preset] = {
     "digits-smoke": _digits("digits-smoke", 3, 3),  # epochs of 8,000 images
     "digits": _digits("digits", 3, 5, views=4),  # epochs of 32,000
     "digits-long": _digits("digits-long", 2, 5, views=16),  # epochs of 128,000
+    **_duels(),
     **{name: _published(name) for name in _PUBLISHED},
+    **{f"llamagen-{size}-{pixels}": _llamagen(size, pixels) for size in _LLAMAGEN for pixels in (256, 384)},
 }
 
 
 def get(name: str, overrides: Mapping[str, object] | None = None) -> Preset:
-    """The preset ``name`` with ``overrides``, dotted field names to values: ``{"var_train.epochs": 2}``.
+    """The preset ``name`` with ``overrides``, dotted field names to values: ``{"model_train.epochs": 2}``.
 
     Raises ``PresetError`` for an unknown preset or field, or a value of the wrong type.
     """

@@ -257,3 +257,9 @@ def sample_raster(
     tokens_BN = torch.stack(tokens, dim=1)
     images = None if tokenizer is None else (tokenizer.decode([tokens_BN]) + 1) / 2
     return Sample(images, tokens_BN)
+
+
+def draw(model: VAR | GPT, tokenizer: VQVAE, labels: Tensor, generator=None, **settings) -> Sample:
+    """``sample`` or ``sample_raster``, whichever the model needs, with the settings of its preset."""
+    function = sample_raster if isinstance(model, GPT) else sample
+    return function(model, tokenizer, labels, generator=generator, **settings)

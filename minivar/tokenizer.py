@@ -48,12 +48,16 @@ class TokenizerConfig:
             object.__setattr__(self, "image_size", (size, size) if isinstance(size, int) else tuple(size))
         if single:
             return
-        grid = tuple(-(-side // self.nets.stride) for side in self.image_size)
-        if grid != self.schedule.final_grid:
+        if self.latent_grid != self.schedule.final_grid:
             raise ValueError(
                 f"The last grid of the schedule must be the latent grid: got {self.schedule.final_grid}, expected "
-                f"{grid} for {self.image_size} pixels at stride {self.nets.stride}."
+                f"{self.latent_grid} for {self.image_size} pixels at stride {self.nets.stride}."
             )
+
+    @property
+    def latent_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the latent cells; None where images may have any size."""
+        return self.image_size and tuple(-(-side // self.nets.stride) for side in self.image_size)
 
 
 class TokenizerOutput(NamedTuple):

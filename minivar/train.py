@@ -1,9 +1,9 @@
 """Training: one loop for every model, resumable at any moment.
 
-A *task* knows a model and its loss; ``fit`` knows optimiser, schedules, logging and checkpoints. A run that is
-killed, even with SIGKILL, and started again by the same command continues from its last checkpoint and, on a CPU,
-reaches the same losses bit for bit: the state holds model, optimiser and random generators, the order of the data
-depends on seed and epoch alone, and log entries that the restart will write again are dropped.
+A *task* (``minivar.tasks``) knows a model and its loss; ``fit`` knows optimiser, schedules, logging and checkpoints.
+A run that is killed, even with SIGKILL, and started again by the same command continues from its last checkpoint
+and, on a CPU, reaches the same losses bit for bit: the state holds model, optimiser and random generators, the order
+of the data depends on seed and epoch alone, and log entries that the restart will write again are dropped.
 Explained in ``notebooks/06_training.ipynb``.
 """
 
@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minivar import checkpoints
-from minivar.metrics import codebook_usage
+from minivar.raster import GPT, GPTConfig
+from minivar.tasks import GPTTask, TokenizerTask, VARTask
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
 
@@ -82,94 +82,6 @@ def parameter_groups(model: nn.Module) -> list[dict]:
     return [{"params": decay, "decays": True}, {"params": plain, "decays": False}]
 
 
-# Tasks: a model, its data and its loss ---------------------------------------------------------------------------
-
-
-class TokenizerTask:
-    """Reconstruction plus the quantiser's loss; dead codes are revived every ``revive_every`` steps, 0: never."""
-
-    name = "tokenizer"
-
-    def __init__(self, model: VQVAE, data, l1: float = 0.2, l2: float = 1.0, revive_every: int = 20) -> None:
-        self.model, self.data = model, data
-        self.l1, self.l2, self.revive_every = l1, l2, revive_every
-
-    def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch, and what to log of it."""
-        images = self.data.batch(index)[0].to(device)
-        out = self.model(images)
-        l1, l2 = F.l1_loss(out.reconstruction, images), F.mse_loss(out.reconstruction, images)
-        self.last = out
-        stats = {"mse": l2, "quantizer_loss": out.loss, "scale_errors": out.scale_errors}
-        return self.l1 * l1 + self.l2 * l2 + out.loss, stats
-
-    def after_step(self, step: int) -> None:
-        """Revive codes that fell out of use."""
-        if self.revive_every and step % self.revive_every == 0:
-            self.model.quantizer.revive_dead_codes(self.last.residuals)
-
-    @torch.no_grad()
-    def evaluate(self, device: torch.device) -> dict[str, float | list[float]]:
-        """Per-scale share of the codebook in use, on the last batch."""
-        usage = codebook_usage(self.last.tokens, self.model.config.codebook_size)
-        return {"usage": [u["used"] for u in usage], "perplexity": [u["perplexity"] for u in usage]}
-
-
-class VARTask:
-    """Cross-entropy over all positions, teacher-forced on tokens that are encoded once, before training.
-
-    The tokenizer is moved to ``device`` and frozen for good: eval mode, no gradients.
-    """
-
-    name = "var"
-
-    def __init__(self, model: VAR, tokenizer: VQVAE, data, device: torch.device | str = "cpu") -> None:
-        self.model, self.data = model, data
-        self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
-        parts = []
-        for index in torch.arange(len(data)).split(256):
-            parts.append(torch.cat(tokenizer.encode(data.batch(index)[0].to(device)), dim=1).cpu())
-        self.tokens_NL, self.labels_N = torch.cat(parts), data.labels
-
-    def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over all L positions with equal weights, no label smoothing (REFERENCE section 2, point 4)."""
-        tokens_BL, labels_B = self.tokens_NL[index].to(device), self.labels_N[index].to(device)
-        logits_BLV = self.model(labels_B, self.tokenizer.teacher_inputs(self.model.schedule.split(tokens_BL)))
-        losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
-        hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
-        per_scale = {
-            "scale_losses": torch.stack([x.mean() for x in losses_BL.detach().split(self.model.schedule.counts, 1)]),
-            "scale_accuracies": torch.stack([x.mean() for x in hits_BL.split(self.model.schedule.counts, 1)]),
-        }  # fmt: skip
-        return losses_BL.mean(), {"accuracy": hits_BL.mean(), **per_scale}
-
-    def after_step(self, step: int) -> None:
-        """Nothing to mend."""
-
-    def evaluate(self, device: torch.device) -> dict[str, float]:
-        """Nothing beyond the losses."""
-        return {}
-
-
-def train_tokenizer(preset, data, out: Path, device: torch.device | str = "cpu", progress: bool = True) -> VQVAE:
-    """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``."""
-    torch.manual_seed(preset.tokenizer_train.seed)
-    model = VQVAE(preset.tokenizer).to(device)
-    fit(TokenizerTask(model, data), preset.tokenizer_train, out, {"preset": preset.name}, progress)
-    return model
-
-
-def train_var(
-    preset, tokenizer: VQVAE, data, out: Path, device: torch.device | str = "cpu", progress: bool = True
-) -> VAR:
-    """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``."""
-    torch.manual_seed(preset.var_train.seed)
-    model = VAR(preset.var).to(device)
-    header = {"preset": preset.name, "sampling": asdict(preset.sampling)}
-    fit(VARTask(model, tokenizer, data, device), preset.var_train, out, header, progress)
-    return model
-
-
 # The loop ---------------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +125,7 @@ def fit(task, config: TrainConfig, out: Path, header: dict | None = None, progre
     for stale in out.glob(f".{task.name}.*"):  # left by a kill in the middle of a write
         stale.unlink()
     started, model_dtype = time.time(), torch.bfloat16 if config.amp and device.type == "cuda" else None
+    started_cpu = time.process_time()
     sums: dict[str, Tensor] = {}
     bar = tqdm(total=steps, initial=first, desc=task.name, unit="step", disable=not progress, mininterval=2)
     model.train()
@@ -242,7 +155,9 @@ def fit(task, config: TrainConfig, out: Path, header: dict | None = None, progre
             sums = {}
             entry |= {"lr": optimizer.param_groups[0]["lr"], **task.evaluate(device)}
             bar.set_postfix({k: f"{entry[k]:.3f}" for k in ("loss", "accuracy", "mse") if k in entry})
-            _log(log_path, {"phase": task.name, "step": done, "seconds": time.time() - started, **entry})
+            # cpu_seconds, summed over threads, does not grow when other jobs share the machine
+            spent = {"seconds": time.time() - started, "cpu_seconds": time.process_time() - started_cpu}
+            _log(log_path, {"phase": task.name, "step": done, **spent, **entry})
         if done % config.checkpoint_every == 0 or done == steps:
             save_state(state_path, model, optimizer, run, done)
     bar.close()
@@ -251,6 +166,30 @@ def fit(task, config: TrainConfig, out: Path, header: dict | None = None, progre
     if first < steps or not final_path.is_file():
         checkpoints.save(model, final_path, trained={"steps": steps, "images": size}, **(header or {}))
     return {"steps": steps, "seconds": time.time() - started, "resumed_at": first}
+
+
+# The two stages of a preset -----------------------------------------------------------------------------------------
+
+
+def train_tokenizer(preset, data, out: Path, device: torch.device | str = "cpu", progress: bool = True) -> VQVAE:
+    """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``."""
+    torch.manual_seed(preset.tokenizer_train.seed)
+    model = VQVAE(preset.tokenizer).to(device)
+    fit(TokenizerTask(model, data), preset.tokenizer_train, out, {"preset": preset.name}, progress)
+    return model
+
+
+def train_model(
+    preset, tokenizer: VQVAE, data, out: Path, device: torch.device | str = "cpu", progress: bool = True
+) -> VAR | GPT:
+    """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``."""
+    torch.manual_seed(preset.model_train.seed)
+    raster = isinstance(preset.model, GPTConfig)
+    model = (GPT if raster else VAR)(preset.model).to(device)
+    task = (GPTTask if raster else VARTask)(model, tokenizer, data, device)
+    header = {"preset": preset.name, "sampling": asdict(preset.sampling)}
+    fit(task, preset.model_train, out, header, progress)
+    return model
 
 
 # State and log ------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_a_pair_comes_back_with_the_header_of_the_transformer(tokenizer, model, 
 def test_a_pair_that_does_not_belong_together_is_refused(tokenizer, tmp_path, other):
     checkpoints.save(tokenizer, tmp_path / "tokenizer.safetensors")
     checkpoints.save(VAR(var_config(**other)), tmp_path / "var.safetensors")
-    with pytest.raises(CheckpointError, match=r"do not belong together: \(grids, V, C\) is "):
+    with pytest.raises(CheckpointError, match=r"do not belong together: \(quantizer, grids, V, C\) is "):
         checkpoints.load_pair(tmp_path)
 
 

@@ -213,22 +213,22 @@ def test_classes_are_written_as_numbers_and_ranges(text, classes):
 def test_an_unknown_preset_is_refused(capsys, tmp_path, command):
     where = ("--out", tmp_path) if command == "train" else ()
     message = refused(capsys, command, "--preset", "digit", *where)
-    assert "Unknown preset 'digit': expected one of digits-smoke, digits, digits-long, var-d16" in message
+    assert "Unknown preset 'digit': expected one of digits-smoke, digits, digits-long, duel-var" in message
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("var.depht=3", "No field 'var.depht' to override: expected one of depth, width"),
-        ("var.depht=3", "did you mean 'depth'?"),
+        ("model.depht=3", "No field 'model.depht' to override: expected one of depth, width"),
+        ("model.depht=3", "did you mean 'depth'?"),
         ("optimizer=3", "No field 'optimizer' to override"),
-        ("var.depth=deep", "var.depth must be of type int; got 'deep'"),
-        ("var.depth", "var.depth must be of type int; got ''"),
-        ("var_train.batch_size=2.5", "var_train.batch_size must be of type int; got 2.5"),
-        ("var.heads=5", "Width must be a multiple of heads; got width 192, heads 5"),
+        ("model.depth=deep", "model.depth must be of type int; got 'deep'"),
+        ("model.depth", "model.depth must be of type int; got ''"),
+        ("model_train.batch_size=2.5", "model_train.batch_size must be of type int; got 2.5"),
+        ("model.heads=5", "Width must be a multiple of heads; got width 192, heads 5"),
         ("tokenizer.image_size=64", "must be of type tuple; got 64"),
-        ("var.num_classes=7", "The preset has 7 classes, the data has 10: add --set var.num_classes=10"),
-        ("var.codebook_size=100", "must agree in schedule, codebook_size and code_dim"),
+        ("model.num_classes=7", "The preset has 7 classes, the data has 10: add --set model.num_classes=10"),
+        ("model.codebook_size=100", "do not belong together: (quantizer, grids, V, C)"),
         ("tokenizer_train.batch_size=9000", "The dataset has 8000 images, fewer than one batch of 9000"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minivar.presets import GPTS
+from minivar import presets
 from minivar.raster import GPT, GPTConfig, rotary_table, rotate
 from minivar.sampler import filter_descending, sample_raster
 
@@ -108,7 +108,7 @@ def test_published_parameter_counts():
     millions = {"b": 110.9, "l": 342.9, "xl": 774.7, "xxl": 1411, "3b": 3097}
     for size, expected in millions.items():
         with torch.device("meta"):
-            model = GPT(GPTS[f"llamagen-{size}-256"])
+            model = GPT(presets.get(f"llamagen-{size}-256").model)
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(expected, rel=1e-3)
 
 

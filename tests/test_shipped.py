@@ -32,7 +32,7 @@ def test_the_shipped_pair_is_that_of_its_preset(pair):
     tokenizer, model, header = pair
     preset = presets.get(header["preset"])
     assert tokenizer.config == preset.tokenizer
-    assert model.config == preset.var
+    assert model.config == preset.model
 
 
 def test_samples_are_recognised_as_their_class(scores):

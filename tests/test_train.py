@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import tokenizer_config, var_config
 
-from minivar import checkpoints, data, metrics, train
+from minivar import checkpoints, data, metrics, tasks, train
 from minivar.data import ArraySet
 from minivar.presets import Preset, SamplingConfig, get
 from minivar.tokenizer import VQVAE
@@ -42,7 +42,11 @@ def blobs(count: int = 96) -> ArraySet:
 def log_of(out, phase: str | None = None) -> list[dict]:
     """Entries of the log without what a clock decides."""
     entries = train.read_log(out / "metrics.jsonl")
-    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries if phase in (None, e["phase"])]
+    return [
+        {k: v for k, v in e.items() if k not in ("seconds", "cpu_seconds")}
+        for e in entries
+        if phase in (None, e["phase"])
+    ]
 
 
 # Schedules --------------------------------------------------------------------------------------------------------
@@ -154,11 +158,11 @@ def test_checkpoints_fall_on_log_entries(tmp_path):
 
 
 def test_resuming_on_other_images_is_refused(tmp_path):
-    train.fit(train.TokenizerTask(VQVAE(tokenizer_config()), blobs()), TINY, tmp_path, progress=False)
+    train.fit(tasks.TokenizerTask(VQVAE(tokenizer_config()), blobs()), TINY, tmp_path, progress=False)
     other = blobs()
     other.images[0, 0, 0, 0] += 1
     with pytest.raises(TrainingError, match=r"another configuration \(data.fingerprint: \d+ there, \d+ asked for\)"):
-        train.fit(train.TokenizerTask(VQVAE(tokenizer_config()), other), TINY, tmp_path, progress=False)
+        train.fit(tasks.TokenizerTask(VQVAE(tokenizer_config()), other), TINY, tmp_path, progress=False)
 
 
 def test_resuming_with_another_configuration_names_the_difference(tmp_path):
@@ -203,7 +207,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint
 
 
 def test_a_gradient_that_is_not_a_number_stops_the_run_before_it_reaches_the_weights(tmp_path):
-    class Task(train.TokenizerTask):
+    class Task(tasks.TokenizerTask):
         calls = 0
 
         def loss(self, index, device):
@@ -229,7 +233,7 @@ def tiny_run(tmp_path_factory):
     """A finished run on blobs: (folder, tokenizer, transformer)."""
     out, preset = tmp_path_factory.mktemp("run"), tiny_preset(epochs=20)
     tokenizer = train.train_tokenizer(preset, blobs(), out, progress=False)
-    return out, tokenizer, train.train_var(preset, tokenizer, blobs(), out, progress=False)
+    return out, tokenizer, train.train_model(preset, tokenizer, blobs(), out, progress=False)
 
 
 def test_both_losses_go_down(tiny_run):
@@ -337,11 +341,11 @@ SETTINGS = {
     "tokenizer_train.batch_size": 20,
     "tokenizer_train.log_every": 2,
     "tokenizer_train.checkpoint_every": 4,
-    "var.width": 48,
-    "var_train.epochs": 0.2,
-    "var_train.batch_size": 20,
-    "var_train.log_every": 2,
-    "var_train.checkpoint_every": 4,
+    "model.width": 48,
+    "model_train.epochs": 0.2,
+    "model_train.batch_size": 20,
+    "model_train.log_every": 2,
+    "model_train.checkpoint_every": 4,
 }  # 80 steps and 40 lines of log for each of the two models
 
 

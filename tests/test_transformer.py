@@ -182,7 +182,7 @@ def test_an_untrained_model_predicts_all_codes_alike(tokenizer, tokens):
 )
 def test_published_transformers_have_the_published_number_of_parameters(name, millions):
     with torch.device("meta"):
-        model = VAR(presets.get(name).var)
+        model = VAR(presets.get(name).model)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
 
 

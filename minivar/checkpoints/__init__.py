@@ -6,6 +6,7 @@ No pickle is ever executed: published files are read with ``weights_only=True``,
 from minivar.checkpoints.llamagen import from_llamagen_gpt, from_llamagen_tokenizer
 from minivar.checkpoints.own import (
     CheckpointError,
+    check_pair,
     config_from_dict,
     load,
     load_pair,
@@ -18,6 +19,7 @@ from minivar.checkpoints.var import from_var, to_var
 
 __all__ = [
     "CheckpointError",
+    "check_pair",
     "config_from_dict",
     "from_llamagen_gpt",
     "from_llamagen_tokenizer",

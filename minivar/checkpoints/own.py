@@ -86,11 +86,15 @@ def save(model: nn.Module, path: Path, **extra: object) -> None:
 
 
 def load(path: Path, kind: str | None = None) -> tuple[nn.Module, dict]:
-    """Read a model written by ``save``: (model in eval mode, header). ``kind`` names the class that is expected."""
+    """Read a model written by ``save``: (model in eval mode, header). ``kind`` names the class that is expected.
+
+    Tensors that were stored in float16, to save space, come back in float32.
+    """
     tensors, header = read_tensors(path)
     found = header.get("kind")
     if found not in KINDS or kind not in (None, found):
         raise CheckpointError(f"{path} holds a {found}; expected {kind or ' or '.join(KINDS)}.")
+    tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
     model_class, config_class = KINDS[found]
     try:
         with torch.device("meta"):
@@ -101,24 +105,42 @@ def load(path: Path, kind: str | None = None) -> tuple[nn.Module, dict]:
     return model.eval(), header
 
 
-def load_pair(directory: Path) -> tuple[VQVAE, VAR, dict]:
+def load_pair(directory: Path) -> tuple[VQVAE, VAR | GPT, dict]:
     """Tokenizer, transformer and the transformer's header from a directory that training (or minivar) filled."""
     directory = Path(directory)
     if not directory.is_dir():
         raise CheckpointError(
-            f"No checkpoint directory at {directory}: expected one with tokenizer.safetensors and var.safetensors."
+            f"No checkpoint directory at {directory}: expected one with tokenizer.safetensors and var.safetensors "
+            "(or gpt.safetensors)."
         )
     tokenizer, _ = load(directory / "tokenizer.safetensors", "VQVAE")
-    model, header = load(directory / "var.safetensors", "VAR")
-    grids = tokenizer.schedule and tokenizer.schedule.grids  # None for a single-scale tokenizer
-    tokenizer_shape = (grids, *tokenizer.quantizer.codebook.shape)
-    model_shape = (model.schedule.grids, model.config.codebook_size, model.config.code_dim)
-    if tokenizer_shape != model_shape:
+    raster = (directory / "gpt.safetensors").is_file()
+    if raster and (directory / "var.safetensors").is_file():
         raise CheckpointError(
-            f"The two checkpoints in {directory} do not belong together: (grids, V, C) is {tokenizer_shape} in "
-            f"the tokenizer and {model_shape} in the transformer."
+            f"{directory} holds var.safetensors and gpt.safetensors; expected one transformer a directory."
         )
+    name, kind = ("gpt", "GPT") if raster else ("var", "VAR")
+    model, header = load(directory / f"{name}.safetensors", kind)
+    check_pair(tokenizer.config, model.config, f" in {directory}")
     return tokenizer, model, header
+
+
+def check_pair(tokenizer: TokenizerConfig, model: VARConfig | GPTConfig, where: str = "") -> None:
+    """Raise ``CheckpointError`` unless the transformer speaks the tokenizer's language."""
+    if isinstance(model, GPTConfig):
+        what = "(quantizer, grid, V)"
+        theirs = ("single", model.grid or tokenizer.latent_grid, model.codebook_size)
+        ours = (tokenizer.quantizer, tokenizer.latent_grid or model.grid, tokenizer.codebook_size)
+    else:
+        what = "(quantizer, grids, V, C)"
+        theirs = ("multi-scale", model.schedule.grids, model.codebook_size, model.code_dim)
+        grids = tokenizer.schedule and tokenizer.schedule.grids  # None for a single-scale tokenizer
+        ours = (tokenizer.quantizer, grids, tokenizer.codebook_size, tokenizer.code_dim)
+    if ours != theirs:
+        raise CheckpointError(
+            f"Tokenizer and transformer{where} do not belong together: {what} is {ours} in the tokenizer, and the "
+            f"transformer expects {theirs}."
+        )
 
 
 def config_from_dict(cls, data):

@@ -1,0 +1,40 @@
+"""Every figure of the book. Functions take data and return a matplotlib figure; nothing is computed twice here.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+from minivar.plots.attention import attention_masks, attention_pyramid, leakage
+from minivar.plots.base import (
+    COLOURS,
+    image_grid,
+    save_figure,
+    save_images,
+    scale_colour,
+    show_image,
+    stack_rows,
+    to_unit,
+)
+from minivar.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
+from minivar.plots.training import line_panels, training_curves, usage_bars
+
+__all__ = [
+    "COLOURS",
+    "attention_masks",
+    "attention_pyramid",
+    "image_grid",
+    "leakage",
+    "line_panels",
+    "network_shapes",
+    "number_grids",
+    "phi_ticks",
+    "save_figure",
+    "save_images",
+    "scale_colour",
+    "scale_inputs",
+    "show_image",
+    "stack_rows",
+    "to_unit",
+    "token_maps",
+    "training_curves",
+    "usage_bars",
+]
