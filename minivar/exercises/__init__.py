@@ -1,0 +1,23 @@
+"""The checks that the chapters' exercises call.
+
+Each ``check_...`` takes the reader's function, tries it on a few cases, prints one line, and returns whether all
+passed. A failing case is named with what came out and what was expected; nothing is raised, so that a notebook with
+unsolved exercises still runs from top to bottom.
+"""
+
+from minivar.exercises.chapter00 import check_count_steps
+from minivar.exercises.chapter04 import check_straight_through, check_toy_decode, check_usage
+from minivar.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
+from minivar.exercises.chapter06 import check_balanced_loss, check_learning_rate
+
+__all__ = [
+    "check_count_steps",
+    "check_straight_through",
+    "check_toy_decode",
+    "check_usage",
+    "check_guidance",
+    "check_parameter_count",
+    "check_teacher_inputs",
+    "check_balanced_loss",
+    "check_learning_rate",
+]
