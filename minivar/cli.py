@@ -1,4 +1,4 @@
-"""The command line: ``minivar train | sample | reconstruct | info | report``.
+"""The command line: ``minivar train | sample | reconstruct | info | complexity | report``.
 
 Also ``python -m minivar.cli``. Every error that a user can cause is one sentence on standard error and exit code 2.
 """
@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from minivar import checkpoints, data, plots, presets, sampler, train
+from minivar import checkpoints, complexity, data, plots, presets, sampler, train
 from minivar.raster import GPT, GPTConfig
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
@@ -125,11 +124,6 @@ def describe(tokenizer: VQVAE, model: VAR | GPT) -> dict[str, object]:
         inputs = torch.zeros(1, tokens - model.schedule.counts[0], config.code_dim, device=device)
     labels = torch.zeros(1, dtype=torch.int64, device=device)
 
-    def flops(function, *arguments) -> int:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            function(*arguments)
-        return counter.get_total_flops()
-
     return {
         "tokenizer parameters": sum(p.numel() for p in tokenizer.parameters()),
         "transformer parameters": sum(p.numel() for p in model.parameters()),
@@ -137,9 +131,9 @@ def describe(tokenizer: VQVAE, model: VAR | GPT) -> dict[str, object]:
         "schedule": order,
         "tokens": tokens,
         "codebook": f"{config.codebook_size} codes of {config.code_dim} dimensions",
-        "FLOPs to encode one image": flops(tokenizer.features, images),
-        "FLOPs to decode one image": flops(tokenizer.decode_features, f_hat),
-        "FLOPs of one teacher-forced pass": flops(model, labels, inputs),
+        "FLOPs to encode one image": complexity.count_flops(lambda: tokenizer.features(images))["all"],
+        "FLOPs to decode one image": complexity.count_flops(lambda: tokenizer.decode_features(f_hat))["all"],
+        "FLOPs of one teacher-forced pass": complexity.count_flops(lambda: model(labels, inputs))["all"],
     }
 
 
@@ -156,6 +150,14 @@ def cmd_info(args: argparse.Namespace) -> None:
         print(f"preset {preset.name}")
     for key, value in describe(tokenizer, model).items():
         print(f"  {key:34}{value:,}" if isinstance(value, int) else f"  {key:34}{value}")
+
+
+def cmd_complexity(args: argparse.Namespace) -> None:
+    """Print what an image costs in raster and in next-scale order: derived, counted, timed."""
+    if not all(part.strip().isdigit() for part in args.sides.split(",")):
+        raise ValueError(f"--sides is a list of powers of two, as in 4,8,16; got {args.sides!r}.")
+    report = complexity.report([int(part) for part in args.sides.split(",")], timing=not args.no_timing)
+    print(json.dumps(report, indent=1) if args.json else complexity.as_text(report))
 
 
 def cmd_report(args: argparse.Namespace) -> None:
@@ -229,6 +231,11 @@ def build_parser() -> argparse.ArgumentParser:
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)}")
     what.add_argument("--checkpoint", metavar="DIR", help="folder with tokenizer and transformer")
+
+    sub = command("complexity", cmd_complexity)
+    sub.add_argument("--json", action="store_true", help="everything, as JSON")
+    sub.add_argument("--sides", default="4,8,16,32", help="grids n x n, powers of two (default: 4,8,16,32)")
+    sub.add_argument("--no-timing", action="store_true", help="derive and count only")
 
     sub = command("report", cmd_report)
     sub.add_argument("run", metavar="DIR", help="folder of a run")

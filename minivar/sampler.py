@@ -182,7 +182,7 @@ def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: fl
     classes = model.config.num_classes
     if labels.dim() != 1 or labels.numel() == 0 or labels.dtype != torch.int64:
         raise ValueError(f"Labels must be a non-empty int64 vector; got {labels.dtype} {tuple(labels.shape)}.")
-    if int(labels.min()) < 0 or int(labels.max()) > classes:
+    if not labels.is_meta and (int(labels.min()) < 0 or int(labels.max()) > classes):
         raise ValueError(
             f"Labels must lie in 0..{classes - 1} (or {classes}, the null class); got values from "
             f"{int(labels.min())} to {int(labels.max())}."

@@ -14,6 +14,15 @@ from minivar.plots.base import (
     stack_rows,
     to_unit,
 )
+from minivar.plots.raster import (
+    cell_maps,
+    filling,
+    grouped_bars,
+    hatched,
+    kept_codes,
+    raster_neighbours,
+    teacher_forcing,
+)
 from minivar.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
 from minivar.plots.training import line_panels, training_curves, usage_bars
 
@@ -21,18 +30,25 @@ __all__ = [
     "COLOURS",
     "attention_masks",
     "attention_pyramid",
+    "cell_maps",
+    "filling",
+    "grouped_bars",
+    "hatched",
     "image_grid",
+    "kept_codes",
     "leakage",
     "line_panels",
     "network_shapes",
     "number_grids",
     "phi_ticks",
+    "raster_neighbours",
     "save_figure",
     "save_images",
     "scale_colour",
     "scale_inputs",
     "show_image",
     "stack_rows",
+    "teacher_forcing",
     "to_unit",
     "token_maps",
     "training_curves",
