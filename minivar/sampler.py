@@ -179,17 +179,21 @@ def sample(
 
 def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: float) -> None:
     """Raise ``ValueError``, in one sentence, for labels or parameters that cannot be meant."""
-    classes = model.config.num_classes
+    check_labels(labels, model.config.num_classes)
+    if not math.isfinite(cfg) or cfg < 0 or top_k < 0 or not 0 <= top_p <= 1:
+        raise ValueError(
+            f"Sampling needs cfg >= 0, top_k >= 0 and top_p in [0, 1]; got cfg {cfg}, top_k {top_k}, top_p {top_p}."
+        )
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raise ``ValueError`` unless these are classes (B,) or the null class, which has the index ``classes``."""
     if labels.dim() != 1 or labels.numel() == 0 or labels.dtype != torch.int64:
         raise ValueError(f"Labels must be a non-empty int64 vector; got {labels.dtype} {tuple(labels.shape)}.")
     if not labels.is_meta and (int(labels.min()) < 0 or int(labels.max()) > classes):
         raise ValueError(
             f"Labels must lie in 0..{classes - 1} (or {classes}, the null class); got values from "
             f"{int(labels.min())} to {int(labels.max())}."
-        )
-    if not math.isfinite(cfg) or cfg < 0 or top_k < 0 or not 0 <= top_p <= 1:
-        raise ValueError(
-            f"Sampling needs cfg >= 0, top_k >= 0 and top_p in [0, 1]; got cfg {cfg}, top_k {top_k}, top_p {top_p}."
         )
 
 
@@ -230,12 +234,19 @@ def sample_raster(
     ``use_cache=False`` recomputes everything at every step, which is what O(n^6) counts. Raises ``ValueError`` for
     impossible parameters. Source: LlamaGen's code; REFERENCE section 3, points c and e.
     """
-    if cfg < 1 or temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+    config, guided = gpt.config, cfg > 1
+    if not (1 <= cfg < math.inf and 0 < temperature < math.inf and top_k >= 0 and 0 < top_p <= 1):
         raise ValueError(
             f"Raster sampling needs cfg >= 1, temperature > 0, top_k >= 0 and top_p in (0, 1]; got cfg {cfg}, "
             f"temperature {temperature}, top_k {top_k}, top_p {top_p}."
         )
-    config, guided = gpt.config, cfg > 1
+    if not config.caption_tokens:
+        check_labels(cond, config.num_classes)
+    elif tuple(cond.shape[1:]) != (config.caption_tokens, config.caption_dim) or len(cond) == 0:
+        raise ValueError(
+            f"Expected caption features of shape (B, {config.caption_tokens}, {config.caption_dim}), B > 0; got "
+            f"{tuple(cond.shape)}."
+        )
     x_BlD = gpt.prefix(torch.cat([cond, gpt.null_condition(cond)]) if guided else cond)
     grid = config.grid or grid or (16, 16)
     length = config.prefix + math.prod(grid)

@@ -75,10 +75,14 @@ def from_llamagen_tokenizer(state) -> VQVAE:
     names = translate(tokenizer, TOKENIZER_NAMES)
     state["usage"] = torch.zeros(1, codebook_size, device=state["quant_conv.bias"].device)
     names["quantizer.usage_KV"] = "usage"
-    for theirs in [name for name in names.values() if re.search(r"\.qkv\.", name)]:
+    for ours, theirs in [(ours, name) for ours, name in names.items() if re.search(r"\.qkv\.", name)]:
         parts = [theirs.replace(".qkv.", f".{letter}.") for letter in "qkv"]  # three 1x1 convolutions there, one here
-        if all(part in state for part in parts):
-            state[theirs] = torch.cat([state.pop(part) for part in parts])
+        missing = [part for part in parts if part not in state]
+        found = [state.pop(part) for part in parts if part in state]
+        if missing:
+            names[ours] = missing[0]  # for the error message
+        else:
+            state[theirs] = torch.cat(found)
     load_strictly(tokenizer, state, names, "of the LlamaGen tokenizer")
     return tokenizer.eval()
 

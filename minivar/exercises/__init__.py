@@ -6,6 +6,7 @@ unsolved exercises still runs from top to bottom.
 """
 
 from minivar.exercises.chapter00 import check_count_steps
+from minivar.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.exercises.chapter02 import check_log_likelihood, check_nucleus, check_rotary
 from minivar.exercises.chapter04 import check_straight_through, check_toy_decode, check_usage
 from minivar.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
@@ -13,6 +14,9 @@ from minivar.exercises.chapter06 import check_balanced_loss, check_learning_rate
 
 __all__ = [
     "check_count_steps",
+    "check_compression",
+    "check_quantizer_loss",
+    "check_sphere_lookup",
     "check_log_likelihood",
     "check_nucleus",
     "check_rotary",

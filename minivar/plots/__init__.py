@@ -14,6 +14,8 @@ from minivar.plots.base import (
     stack_rows,
     to_unit,
 )
+from minivar.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
+from minivar.plots.cost import ORDER_STYLE, cost_bars, cost_curves
 from minivar.plots.raster import (
     cell_maps,
     filling,
@@ -28,12 +30,18 @@ from minivar.plots.training import line_panels, training_curves, usage_bars
 
 __all__ = [
     "COLOURS",
+    "ORDER_STYLE",
+    "ablation",
     "attention_masks",
     "attention_pyramid",
     "cell_maps",
+    "code_plane",
+    "cost_bars",
+    "cost_curves",
     "filling",
     "grouped_bars",
     "hatched",
+    "image_as_tokens",
     "image_grid",
     "kept_codes",
     "leakage",
@@ -48,8 +56,10 @@ __all__ = [
     "scale_inputs",
     "show_image",
     "stack_rows",
+    "staircase",
     "teacher_forcing",
     "to_unit",
+    "token_flips",
     "token_maps",
     "training_curves",
     "usage_bars",

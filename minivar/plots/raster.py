@@ -41,7 +41,8 @@ def filling(
     """
     rows = ((raster_stages, raster_titles), (pyramid_stages, pyramid_titles))
     columns = max(len(stages) for stages, _ in rows)
-    figure, axes = plt.subplots(2, columns, figsize=(min(11.0, 1.3 * columns + 0.9), 3.7), squeeze=False)
+    size = (min(11.0, 1.3 * columns + 0.5), 2.6 * min(11.0, 1.3 * columns + 0.5) / columns + 0.7)
+    figure, axes = plt.subplots(2, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for row, (stages, titles), label, colour in zip(axes, rows, labels, COLOURS[:2], strict=True):
@@ -54,9 +55,9 @@ def filling(
     shorter = min((0, 1), key=lambda i: len(rows[i][0]))
     empty = len(rows[shorter][0])
     if note and empty < columns:
-        axes[shorter, empty].text(0, 0.5, note, transform=axes[shorter, empty].transAxes, va="center", fontsize=10)
+        ax = axes[shorter, empty]
+        ax.text(0, 0.5, note, transform=ax.transAxes, va="center", fontsize=10).set_in_layout(False)
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
     return figure
 
 
@@ -77,8 +78,7 @@ def raster_neighbours(amounts: Tensor, grid: tuple[int, int], title: str, y_labe
         ink = "white" if i == here or i in neighbours else "black"
         axes[0].text(column, row, str(i + 1), ha="center", va="center", fontsize=7.5, color=ink)
     axes[0].set_aspect("equal")
-    axes[0].invert_yaxis()
-    axes[0].set(xlim=(-0.6, columns - 0.4), xticks=[], yticks=[])
+    axes[0].set(xlim=(-0.7, columns - 0.3), ylim=(rows - 0.3, -0.7), xticks=[], yticks=[])
     axes[0].set_title("the path, and one cell's neighbours", fontsize=10)
     offsets = np.arange(1, len(amounts) + 1)
     colours = [COLOURS[1] if offset % columns == 0 else COLOURS[0] for offset in offsets]
@@ -131,7 +131,7 @@ def cell_maps(
     ``signed``: zero is white. ``numbers``: write the values into the cells.
     """
     high = max(float(values.abs().max() if signed else values.max()) for values in maps.values())
-    low = -high if signed else min(0.0, *(float(values.min()) for values in maps.values()))
+    low = -high if signed else min(float(values.min()) for values in maps.values())
     figure, axes = plt.subplots(
         1, len(maps), figsize=(min(3.2 * len(maps) + 0.6, 11.0), 3.4), squeeze=False, layout="constrained"
     )

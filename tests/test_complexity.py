@@ -1,0 +1,236 @@
+"""Cost: the closed form against torch's counter on the real sampling loops, and the exponents."""
+
+import json
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+from minivar import cli, complexity, presets, sampler
+from minivar.complexity import doubling, every_side, fit_exponent, next_scale_steps, raster_steps
+from minivar.quantizers import MultiScaleQuantizer
+from minivar.raster import GPT, GPTConfig
+from minivar.scales import VAR_256, ScaleSchedule
+from minivar.transformer import VAR, VARConfig
+
+
+def pairs(steps) -> int:
+    return sum(step.queries * step.keys for step in steps)
+
+
+# Steps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 16])
+def test_raster_pairs_follow_the_sums_of_the_paper(n):
+    tokens = n * n
+    assert pairs(raster_steps(tokens, cache=False)) == tokens * (tokens + 1) * (2 * tokens + 1) // 6
+    assert pairs(raster_steps(tokens, cache=True)) == tokens * (tokens + 1) // 2
+
+
+@pytest.mark.parametrize("scales", [1, 2, 5, 8])
+def test_doubling_pairs_follow_the_geometric_series(scales):
+    schedule = doubling(2 ** (scales - 1))
+    # tokens so far at scale k, a = 2: (a^2k - 1) / (a^2 - 1)
+    so_far = [Fraction(4**k - 1, 3) for k in range(1, scales + 1)]
+    assert pairs(next_scale_steps(schedule, cache=False)) == sum(x * x for x in so_far)
+    new = [4**k for k in range(scales)]
+    assert pairs(next_scale_steps(schedule, cache=True)) == sum(a * b for a, b in zip(new, so_far, strict=True))
+
+
+def test_steps_of_the_published_models():
+    assert len(raster_steps(256, cache=True)) == 256
+    steps = next_scale_steps(VAR_256, cache=True)
+    assert len(steps) == 10
+    assert sum(step.queries for step in steps) == sum(step.drawn for step in steps) == steps[-1].keys == 680
+
+
+def test_captions_lengthen_every_step_and_pass_once_with_a_cache():
+    first, second, *_ = raster_steps(4, cache=True, prefix=120)
+    assert (first.queries, first.keys, second.queries, second.keys) == (120, 120, 1, 121)
+
+
+# Closed form against counted --------------------------------------------------------------------------------------
+
+SHAPE = {"width": 32, "heads": 2, "num_classes": 5, "codebook_size": 48}
+SCHEDULE = ScaleSchedule((1, 2, 3, 5))
+RASTER = {
+    "llama": {},
+    "gpt2": {"style": "gpt2"},
+    "odd MLP": {"hidden": 44},
+    "captions": {"caption_tokens": 3, "caption_dim": 10},
+}
+NEXT_SCALE = {"plain": {}, "shared AdaLN": {"shared_adaln": True}, "wide MLP": {"mlp_ratio": 5.0}}
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("what", RASTER)
+def test_closed_form_of_raster_equals_the_counter(what, cache):
+    config = GPTConfig(depth=3, grid=(4, 5), **{**SHAPE, **RASTER[what]})
+    gpt = GPT(config).eval()
+    cond = torch.zeros(1, dtype=torch.int64) if not config.caption_tokens else torch.zeros(1, 3, 10)
+    counted = complexity.count_flops(lambda: sampler.sample_raster(gpt, None, cond, use_cache=cache))
+    steps = raster_steps(20, cache, config.prefix)
+    assert counted["attention"] == complexity.attention_flops(steps, config)
+    # without a cache the caption is projected once, and its rows pass through the layers at every step
+    assert counted["model"] == counted["all"] == complexity.model_flops(steps, config)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("what", NEXT_SCALE)
+def test_closed_form_of_next_scale_equals_the_counter(what, cache):
+    config = VARConfig(depth=3, code_dim=6, schedule=SCHEDULE, **{**SHAPE, **NEXT_SCALE[what]})
+    var, quantizer = VAR(config).eval(), MultiScaleQuantizer(SCHEDULE, 48, 6)
+    labels = torch.zeros(1, dtype=torch.int64)
+    counted = complexity.count_flops(lambda: list(sampler.sample_scales(var, quantizer, labels, use_cache=cache)))
+    steps = next_scale_steps(SCHEDULE, cache)  # the sampler always runs two sequences
+    assert counted["attention"] == 2 * complexity.attention_flops(steps, config)
+    assert counted["model"] == 2 * complexity.model_flops(steps, config)
+    assert counted["all"] > counted["model"]  # the phi convolutions
+
+
+@pytest.mark.parametrize("order", complexity.ORDERS)
+def test_small_models_of_the_chapters_agree_within_one_percent(order):
+    row = complexity.measure(order, 8, timing=False)
+    for what in ("attention", "model"):
+        assert row["counted"][what] == pytest.approx(row["closed"][what], rel=0.01)
+
+
+def test_counting_does_not_depend_on_the_device():
+    with torch.device("meta"):
+        on_meta = complexity.count_flops(complexity.sampling("raster", 3)[0])
+    assert on_meta == complexity.count_flops(complexity.sampling("raster", 3)[0])
+
+
+def test_cache_bytes_are_those_of_the_real_caches(monkeypatch):
+    made = []
+
+    class Recorded(sampler.KVCache):
+        def append(self, k_BHlE, v_BHlE):
+            made.append(self)
+            return super().append(k_BHlE, v_BHlE)
+
+    monkeypatch.setattr(sampler, "KVCache", Recorded)
+    for order, n in (("raster-cached", 4), ("next-scale-cached", 4)):
+        made.clear()
+        call, config, steps = complexity.sampling(order, n)
+        call()
+        real = sum(cache.k_BHLE.nbytes + cache.v_BHLE.nbytes for cache in set(made))
+        expected = 2 * complexity.cache_bytes(steps, config, bytes_per_number=4)  # two sequences, float32
+        spare = 2 * 2 * 2 * config.depth * config.width * 4 // 2  # raster allocates one slot for the last token
+        assert expected <= real <= expected + spare
+
+
+def test_weight_bytes_are_the_matrices_of_layers_and_head():
+    for model in (complexity.small_gpt(4), complexity.small_var(4)):
+        parts = [*model.blocks.parameters(), model.head.weight]
+        matrices = sum(p.numel() for p in parts if p.dim() == 2)
+        assert complexity.weight_bytes(model.config, 4) == 4 * matrices
+
+
+def test_intensity_of_one_token_at_a_time_is_one_flop_per_byte():
+    config = presets.get("llamagen-l-256").model
+    steps = raster_steps(256, cache=True)
+    alone = complexity.arithmetic_intensity(steps, config, cache=True)
+    assert alone == pytest.approx(1, abs=0.05)  # a weight of 2 bytes is multiplied and added once
+    assert complexity.arithmetic_intensity(steps, config, cache=True, batch=64) > 20 * alone
+
+
+# Exponents --------------------------------------------------------------------------------------------------------
+
+
+def test_a_power_law_is_found_exactly():
+    fit = fit_exponent([2, 4, 8, 16], [5 * n**2.5 for n in (2, 4, 8, 16)])
+    assert fit["exponent"] == pytest.approx(2.5)
+    assert fit["error"] == pytest.approx(0, abs=1e-9)
+    assert fit["last"] == pytest.approx(2.5)
+
+
+def test_the_standard_error_is_that_of_least_squares():
+    sides, noise = [2, 4, 8, 16], [1.0, 1.2, 0.9, 1.1]
+    costs = [factor * n**3 for n, factor in zip(sides, noise, strict=True)]
+    x, y = ([math.log(v) for v in values] for values in (sides, costs))
+    mean_x, mean_y = sum(x) / 4, sum(y) / 4
+    spread = sum((a - mean_x) ** 2 for a in x)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    left = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+    fit = fit_exponent(sides, costs)
+    assert fit["exponent"] == pytest.approx(slope)
+    assert fit["error"] == pytest.approx(math.sqrt(left / 2 / spread))
+    assert fit["last"] == pytest.approx(math.log(costs[-1] / costs[-2]) / math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("raster", 6), ("raster-cached", 4), ("next-scale", 4), ("next-scale-cached", 4)]
+)
+def test_attention_grows_as_the_text_says(order, expected):
+    assert complexity.closed_exponents((32, 64, 128, 256))[order]["exponent"] == pytest.approx(expected, abs=0.01)
+    assert complexity.closed_exponents((4, 8, 16, 32))[order]["exponent"] == pytest.approx(expected, abs=0.15)
+
+
+def test_a_schedule_of_every_side_costs_more_than_the_geometric_one():
+    found = complexity.closed_exponents((64, 128, 256, 512))
+    assert found["every-side"]["exponent"] == pytest.approx(7, abs=0.15)
+    assert found["every-side-cached"]["exponent"] == pytest.approx(6, abs=0.15)
+    assert every_side(3) == ScaleSchedule((1, 2, 3))
+
+
+def test_published_models_spend_little_on_attention():
+    rows = {(row["preset"], row["cache"]): row for row in complexity.published()}
+    llamagen, var = rows["llamagen-l-256", True], rows["var-d16", True]
+    assert (llamagen["steps"], llamagen["tokens"], var["steps"], var["tokens"]) == (256, 256, 10, 680)
+    assert max(llamagen["attention_share"], var["attention_share"]) < 0.07
+    assert var["model"] > 1.5 * llamagen["model"]  # next-scale does more work
+    assert var["intensity"] > 40 * llamagen["intensity"]  # in fewer, fuller steps
+    assert rows["llamagen-l-256", False]["model"] > 100 * llamagen["model"]
+
+
+# Bad input, and the command ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, 3, 12, -4])
+def test_a_doubling_schedule_ends_at_a_power_of_two(n):
+    with pytest.raises(ValueError, match=rf"power of two; got {n}\."):
+        doubling(n)
+
+
+@pytest.mark.parametrize(
+    ("sides", "costs"), [([2, 4], [1, 2]), ([2, 2, 2], [1, 1, 1]), ([2, 4, 8], [1, 2]), ([2, 4, 8], [1, 0, 2])]
+)
+def test_an_exponent_needs_three_sides_with_a_cost_each(sides, costs):
+    with pytest.raises(ValueError, match="three or more different n"):
+        fit_exponent(sides, costs)
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(ValueError, match="Unknown order 'spiral': expected one of raster, raster-cached"):
+        complexity.sampling("spiral", 4)
+
+
+def test_the_command_prints_everything(capsys):
+    assert cli.main(["complexity", "--json", "--sides", "2,4,8"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["rows"]) == 12
+    for row in report["rows"]:
+        assert row["seconds"]["model"] > 0
+        assert row["counted"]["model"] == row["closed"]["model"]
+        assert row["steps"] == (row["n"] ** 2 if "raster" in row["order"] else row["n"].bit_length())
+        assert (row["cache_bytes"] > 0) == row["order"].endswith("cached")
+        assert row["intensity"] > 0
+    for order in complexity.ORDERS:
+        fits = report["exponents"][order]
+        assert fits["counted"] == fits["closed"]
+        assert all(fits[how][what]["error"] >= 0 for how in fits for what in ("attention", "model"))
+    text = complexity.as_text(report)
+    assert all(name in text for name in complexity.ORDERS.values())
+
+
+@pytest.mark.parametrize(
+    ("sides", "words"), [("4,a", "list of powers of two"), ("4,6,8", "got 6"), ("4,8", "three or more different n")]
+)
+def test_sides_that_cannot_be_meant_are_refused(capsys, sides, words):
+    assert cli.main(["complexity", "--sides", sides, "--no-timing"]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
