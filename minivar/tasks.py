@@ -1,7 +1,8 @@
 """Tasks: a model, its data and its loss, in the form that ``train.fit`` runs.
 
-A task has ``name`` (of its files and its phase in the log), ``model``, ``data``, and three methods: ``loss`` of a
-batch, ``after_step`` and ``evaluate``. The tokenizer learns from pixels; the transformers learn from its tokens,
+A task has ``name`` (of its files and its phase in the log), ``model``, ``run`` (the model as the loop wants it
+called: itself, compiled, or wrapped for several processes), ``data``, and three methods: ``loss`` of a batch,
+``after_step`` and ``evaluate``. The tokenizer learns from pixels; the transformers learn from its tokens,
 which are computed once, before training.
 Explained in ``notebooks/02_raster.ipynb`` and ``notebooks/06_training.ipynb``.
 """
@@ -22,13 +23,14 @@ class TokenizerTask:
     name = "tokenizer"
 
     def __init__(self, model: VQVAE, data, l1: float = 0.2, l2: float = 1.0, revive_every: int = 20) -> None:
-        self.model, self.data = model, data
+        self.model = self.run = model
+        self.data = data
         self.l1, self.l2, self.revive_every = l1, l2, revive_every
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and what to log of it."""
         images = self.data.batch(index)[0].to(device)
-        out = self.model(images)
+        out = self.run(images)
         l1, l2 = F.l1_loss(out.reconstruction, images), F.mse_loss(out.reconstruction, images)
         self.last = out
         stats = {"mse": l2, "quantizer_loss": out.loss, "scale_errors": out.scale_errors}
@@ -53,7 +55,8 @@ class TokenTask:
     """
 
     def __init__(self, model: VAR | GPT, tokenizer: VQVAE, data, device: torch.device | str = "cpu") -> None:
-        self.model, self.data = model, data
+        self.model = self.run = model
+        self.data = data
         self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
         parts = []
         for index in torch.arange(len(data)).split(256):
@@ -76,7 +79,7 @@ class VARTask(TokenTask):
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over all L positions with equal weights, no label smoothing (REFERENCE section 2, point 4)."""
         tokens_BL, labels_B = self.tokens_NL[index].to(device), self.labels_N[index].to(device)
-        logits_BLV = self.model(labels_B, self.tokenizer.teacher_inputs(self.model.schedule.split(tokens_BL)))
+        logits_BLV = self.run(labels_B, self.tokenizer.teacher_inputs(self.model.schedule.split(tokens_BL)))
         losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
         per_scale = {
@@ -94,7 +97,7 @@ class GPTTask(TokenTask):
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """-1/N sum_i log p(x_i | x_1, ..., x_{i-1}, class); the log keeps it by row of the grid as well."""
         tokens_BN, labels_B = self.tokens_NL[index].to(device), self.labels_N[index].to(device)
-        logits_BNV = self.model(labels_B, tokens_BN[:, :-1])
+        logits_BNV = self.run(labels_B, tokens_BN[:, :-1])
         losses_BN = F.cross_entropy(logits_BNV.transpose(1, 2), tokens_BN, reduction="none")
         hits_BN = (logits_BNV.argmax(-1) == tokens_BN).float()
         per_row = {

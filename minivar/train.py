@@ -7,25 +7,24 @@ of the data depends on seed and epoch alone, and log entries that the restart wi
 Explained in ``notebooks/06_training.ipynb``.
 """
 
+import functools
 import json
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.utils.checkpoint import checkpoint
 
-from minivar import checkpoints
+from minivar import checkpoints, parallel
+from minivar.parallel import Workers
+from minivar.progress import Watch, read_log, rewind_log  # noqa: F401 (callers know train.read_log)
 from minivar.raster import GPT, GPTConfig
+from minivar.state import Parts, TrainingError, restore_state, save_state
 from minivar.tasks import GPTTask, TokenizerTask, VARTask
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
-
-
-class TrainingError(ValueError):
-    """A run that cannot start or cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,11 @@ class TrainConfig:
     hold: float = 0.05  # share of the run after warm-up at full learning rate, before the linear decay
     final_lr_ratio: float = 0.1
     clip: float = 2.0  # gradient norm
-    amp: bool = True  # bfloat16 autocast where the device has it; a CPU trains in float32
+    ema: float = 0.0  # decay of averaged weights, which then are the result; 0: none
+    accumulate: int = 1  # parts that each rank's share of a batch is cut into, one backward pass each
+    precision: str = "bf16"  # of autocast: bf16, fp16 or float32; a CPU trains in float32
+    recompute: bool = False  # activations of the blocks in the backward pass: less memory, a third more time
+    compile: bool = False  # torch.compile
     seed: int = 0
     log_every: int = 50  # steps
     checkpoint_every: int = 500  # steps, a multiple of log_every
@@ -101,166 +104,157 @@ def total_steps(size: int, config: TrainConfig) -> int:
     return max(1, round(config.epochs * (size // config.batch_size)))
 
 
-def fit(task, config: TrainConfig, out: Path, header: dict | None = None, progress: bool = True) -> dict:
-    """Train ``task.model`` and write ``out/NAME.safetensors``, ``out/NAME.state.safetensors``, ``out/metrics.jsonl``.
+def fit(
+    task,
+    config: TrainConfig,
+    out: Path,
+    header: dict | None = None,
+    progress: bool = True,
+    these: Workers | None = None,
+) -> dict:
+    """Train ``task.model`` and write ``out/NAME.safetensors``, the state of the run, and ``out/metrics.jsonl``.
 
     Resumes from the state if there is one, returns at once if the run is complete. ``header`` goes into the final
-    checkpoint. Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises ``TrainingError`` if the loss stops
-    being finite or ``out`` holds a run with another configuration; the last good checkpoint is kept.
+    checkpoint. ``these`` are the processes of the run (``parallel.workers``), each of which must call this; a batch
+    is that of all of them together. Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises
+    ``TrainingError`` if the loss stops being finite or ``out`` holds a run with another configuration; the last good
+    checkpoint is kept.
     """
-    out = Path(out)
-    if config.checkpoint_every % config.log_every:
-        raise TrainingError(
-            f"checkpoint_every must be a multiple of log_every ({config.log_every}); got {config.checkpoint_every}."
-        )
-    model, size = task.model, len(task.data)
-    device = next(model.parameters()).device
+    out, model, size = Path(out), task.model, len(task.data)
+    these = these or Workers(next(model.parameters()).device)
+    check_config(config, these)
     steps = total_steps(size, config)
-    optimizer = torch.optim.AdamW(parameter_groups(model), betas=config.betas)
     what = {"images": size, "fingerprint": task.data.fingerprint}
     run = json.loads(json.dumps({"train": asdict(config), "model": asdict(model.config), "data": what}))
     state_path, log_path = out / f"{task.name}.state.safetensors", out / "metrics.jsonl"
-    first = restore_state(state_path, model, optimizer, run) if state_path.is_file() else 0
-    _rewind_log(log_path, task.name, first)
-    for stale in out.glob(f".{task.name}.*"):  # left by a kill in the middle of a write
-        stale.unlink()
-    started, model_dtype = time.time(), torch.bfloat16 if config.amp and device.type == "cuda" else None
-    started_cpu = time.process_time()
-    sums: dict[str, Tensor] = {}
-    bar = tqdm(total=steps, initial=first, desc=task.name, unit="step", disable=not progress, mininterval=2)
+
+    if config.recompute:
+        recompute(model)
+    wrapped = parallel.spread(model, these)
+    task.run = torch.compile(wrapped) if config.compile else wrapped
+    optimizer = torch.optim.AdamW(parameter_groups(model), betas=config.betas)
+    parts = Parts({"model": (model, optimizer)}, average_of(model) if config.ema else {})
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": None}[config.precision]
+    precision = precision if these.device.type == "cuda" else None
+    scaler = torch.amp.GradScaler(these.device.type, enabled=precision == torch.float16)
+
+    if these.count > 1:  # the same weights everywhere, other dropout on each rank
+        torch.manual_seed(config.seed * 1_000_003 + these.rank)
+    first = restore_state(state_path, parts, run, these)
+    if these.leads:
+        rewind_log(log_path, task.name, first)
+        for stale in out.glob(f".{task.name}.*"):  # left by a kill in the middle of a write
+            stale.unlink()
+    these.wait()
+    watch = Watch(task.name, log_path if these.leads else None, first, steps, config, progress and these.leads)
     model.train()
     for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, config)
             group["weight_decay"] = weight_decay(step, steps, config) if group["decays"] else 0.0
-        with torch.autocast(device.type, dtype=model_dtype, enabled=model_dtype is not None):
-            loss, stats = task.loss(batch_indices(step, size, config), device)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # (accumulate, ranks, images): every rank takes its own row of each part
+        index = batch_indices(step, size, config).view(config.accumulate, these.count, -1)[:, these.rank]
+        shares: list[dict[str, Tensor]] = []
+        for i, part in enumerate(index):
+            with parallel.hold_gradients(wrapped, last=i == config.accumulate - 1):
+                with torch.autocast(these.device.type, dtype=precision, enabled=precision is not None):
+                    loss, stats = task.loss(part, these.device)
+                scaler.scale(loss / config.accumulate).backward()
+            shares.append({"loss": loss.detach(), **stats})
+        scaler.unscale_(optimizer)
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        if not math.isfinite(loss.item()) or not math.isfinite(grad_norm.item()):
-            kept = f"the last good checkpoint is {state_path}" if state_path.is_file() else "nothing was saved yet"
-            raise TrainingError(
-                f"The loss of {task.name} became {loss.item()} (gradient norm {grad_norm.item()}) at step {step}, "
-                f"expected finite numbers; {kept}: lower base_lr (now {config.base_lr}) and start again."
-            )
-        optimizer.step()
+        if hasattr(grad_norm, "full_tensor"):
+            grad_norm = grad_norm.full_tensor()
+        stats = {key: torch.stack([share[key].detach() for share in shares]).mean(0) for key in shares[0]}
+        stats = {key: these.mean(value) for key, value in {**stats, "grad_norm": grad_norm}.items()}
+        if not all(math.isfinite(stats[key]) for key in ("loss", "grad_norm")) and not scaler.is_enabled():
+            raise TrainingError(not_finite(task, config, stats, step, index, state_path))
+        scaler.step(optimizer)
+        scaler.update()
         task.after_step(step)
-        for key, value in {"loss": loss, "grad_norm": grad_norm, **stats}.items():
-            sums[key] = sums.get(key, 0) + value.detach()
-        bar.update()
+        for key, parameter in model.named_parameters() if config.ema else ():
+            parts.ema[key].lerp_(parameter.detach(), 1 - config.ema)
         done = step + 1
-        if done % config.log_every == 0 or done == steps:
-            entry = {key: (value / ((step % config.log_every) + 1)).tolist() for key, value in sums.items()}
-            sums = {}
-            entry |= {"lr": optimizer.param_groups[0]["lr"], **task.evaluate(device)}
-            bar.set_postfix({k: f"{entry[k]:.3f}" for k in ("loss", "accuracy", "mse") if k in entry})
-            # cpu_seconds, summed over threads, does not grow when other jobs share the machine
-            spent = {"seconds": time.time() - started, "cpu_seconds": time.process_time() - started_cpu}
-            _log(log_path, {"phase": task.name, "step": done, **spent, **entry})
+        entry = watch.step(done, {**stats, "lr": torch.tensor(optimizer.param_groups[0]["lr"])})
+        if entry is not None:
+            watch.write(done, entry | task.evaluate(these.device))
         if done % config.checkpoint_every == 0 or done == steps:
-            save_state(state_path, model, optimizer, run, done)
-    bar.close()
+            save_state(state_path, parts, run, done, these)
+    watch.close()
     model.eval()
     final_path = out / f"{task.name}.safetensors"
     if first < steps or not final_path.is_file():
-        checkpoints.save(model, final_path, trained={"steps": steps, "images": size}, **(header or {}))
-    return {"steps": steps, "seconds": time.time() - started, "resumed_at": first}
+        state = {**parallel.whole_state(model), **parallel.whole(parts.ema)}
+        if these.leads:
+            trained = {"steps": steps, "images": size} | ({"ema": config.ema} if config.ema else {})
+            checkpoints.save(model, final_path, state, trained=trained, **(header or {}))
+    these.wait()
+    return {"steps": steps, "seconds": watch.seconds, "resumed_at": first}
+
+
+def check_config(config: TrainConfig, these: Workers) -> None:
+    """Raise ``TrainingError`` for numbers that do not go together."""
+    if config.checkpoint_every % config.log_every:
+        raise TrainingError(
+            f"checkpoint_every must be a multiple of log_every ({config.log_every}); got {config.checkpoint_every}."
+        )
+    if config.precision not in ("bf16", "fp16", "float32"):
+        raise TrainingError(f"The precision is bf16, fp16 or float32; got {config.precision!r}.")
+    if config.accumulate < 1 or config.batch_size % (config.accumulate * these.count):
+        raise TrainingError(
+            f"A batch of {config.batch_size} images must be a multiple of ranks x accumulate; got {these.count} "
+            f"ranks and accumulate {config.accumulate}."
+        )
+    if not 0 <= config.ema < 1:
+        raise TrainingError(f"The decay of averaged weights must be in [0, 1), 0 for none; got {config.ema}.")
+
+
+def recompute(model: nn.Module) -> None:
+    """Make the blocks forget their activations and compute them again in the backward pass (arXiv 1604.06174)."""
+    for block in getattr(model, "blocks", ()):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def average_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters, to be averaged over the steps."""
+    return {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+
+
+def not_finite(task, config: TrainConfig, stats: dict, step: int, index: Tensor, state_path: Path) -> str:
+    """Save the numbers of the images in the batch that broke the run, and say so in a sentence."""
+    batch_path = state_path.with_name(f"{task.name}.not-finite.safetensors")
+    checkpoints.write_tensors(batch_path, {"index": index.contiguous()}, {"step": step, "phase": task.name})
+    kept = f"the last good checkpoint is {state_path}" if state_path.is_file() else "nothing was saved yet"
+    return (
+        f"The loss of {task.name} became {stats['loss'].item()} (gradient norm {stats['grad_norm'].item()}) at step "
+        f"{step}, expected finite numbers; {kept}: lower base_lr (now {config.base_lr}) and start again. The numbers "
+        f"of the images in that batch are in {batch_path}."
+    )
 
 
 # The two stages of a preset -----------------------------------------------------------------------------------------
 
 
-def train_tokenizer(preset, data, out: Path, device: torch.device | str = "cpu", progress: bool = True) -> VQVAE:
+def train_tokenizer(
+    preset, data, out: Path, device="cpu", progress: bool = True, these: Workers | None = None
+) -> VQVAE:
     """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``."""
     torch.manual_seed(preset.tokenizer_train.seed)
-    model = VQVAE(preset.tokenizer).to(device)
-    fit(TokenizerTask(model, data), preset.tokenizer_train, out, {"preset": preset.name}, progress)
+    model = VQVAE(preset.tokenizer).to(these.device if these else device)
+    fit(TokenizerTask(model, data), preset.tokenizer_train, out, {"preset": preset.name}, progress, these)
     return model
 
 
 def train_model(
-    preset, tokenizer: VQVAE, data, out: Path, device: torch.device | str = "cpu", progress: bool = True
+    preset, tokenizer: VQVAE, data, out: Path, device="cpu", progress: bool = True, these: Workers | None = None
 ) -> VAR | GPT:
     """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``."""
+    device = these.device if these else device
     torch.manual_seed(preset.model_train.seed)
     raster = isinstance(preset.model, GPTConfig)
     model = (GPT if raster else VAR)(preset.model).to(device)
     task = (GPTTask if raster else VARTask)(model, tokenizer, data, device)
     header = {"preset": preset.name, "sampling": asdict(preset.sampling)}
-    fit(task, preset.model_train, out, header, progress)
+    fit(task, preset.model_train, out, header, progress, these)
     return model
-
-
-# State and log ------------------------------------------------------------------------------------------------------
-
-
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict, step: int) -> None:
-    """Everything that a restart needs, in one file written atomically."""
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    checkpoints.write_tensors(path, tensors, {"step": step, "run": run})
-
-
-def restore_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict) -> int:
-    """Load what ``save_state`` wrote; returns the step to go on from."""
-    tensors, header = checkpoints.read_tensors(path)
-    if header.get("run") != run:
-        differing = _differences(header.get("run") or {}, run)
-        raise TrainingError(
-            f"{path} belongs to a run with another configuration ({differing}): choose another output folder, or "
-            "the same configuration to resume."
-        )
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
-    return header["step"]
-
-
-def _differences(old: dict, new: dict, prefix: str = "") -> str:
-    parts = []
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            nested = _differences(a, b, f"{prefix}{key}.")
-            parts += [nested] if nested else []
-        elif a != b:
-            parts.append(f"{prefix}{key}: {a} there, {b} asked for")
-    return ", ".join(parts)
-
-
-def read_log(path: Path) -> list[dict]:
-    """Entries of a ``metrics.jsonl``; a last line that a kill cut short is ignored."""
-    entries = []
-    for line in Path(path).read_text().splitlines() if Path(path).is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
-
-
-def _rewind_log(path: Path, phase: str, step: int) -> None:
-    """Drop entries of this phase that lie after the checkpoint: they are about to be written again."""
-    entries = read_log(path)
-    kept = [entry for entry in entries if entry.get("phase") != phase or entry["step"] <= step]
-    text = "".join(json.dumps(entry) + "\n" for entry in kept)
-    if path.is_file() and path.read_text() != text:  # an entry too many, or half a line
-        checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
-def _log(path: Path, entry: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(entry) + "\n")

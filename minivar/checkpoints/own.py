@@ -78,11 +78,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         ) from error
 
 
-def save(model: nn.Module, path: Path, **extra: object) -> None:
-    """Write a model with its configuration; ``extra`` (JSON-able) goes into the header beside it."""
-    kind = type(model).__name__
+def save(model: nn.Module, path: Path, state: State | None = None, **extra: object) -> None:
+    """Write a model with its configuration; ``extra`` (JSON-able) goes into the header beside it.
+
+    ``state`` are other weights of the same model: averaged ones, or gathered from several processes.
+    """
+    kind = next(name for name, (model_class, _) in KINDS.items() if isinstance(model, model_class))
     metadata = {"format": "minivar-1", "kind": kind, "config": dataclasses.asdict(model.config), **extra}
-    write_tensors(path, model.state_dict(), metadata)
+    write_tensors(path, model.state_dict() if state is None else state, metadata)
 
 
 def load(path: Path, kind: str | None = None) -> tuple[nn.Module, dict]:

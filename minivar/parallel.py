@@ -1,0 +1,152 @@
+"""Several processes: who am I, how is the model spread, and how are its shards saved.
+
+One process needs none of this. Under ``torchrun`` every process (rank) runs the same program on its own part of
+each batch. Two strategies, both PyTorch's own: *DDP* keeps the whole model on every rank and averages gradients;
+*FSDP2* (``fully_shard``) spreads parameters, gradients and optimiser over the ranks and gathers one block's weights
+at a time.
+Explained in ``notebooks/13_imagenet.ipynb``.
+"""
+
+import os
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+STRATEGIES = ("ddp", "fsdp")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of a run, seen from one of them. The default is a process on its own."""
+
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+    count: int = 1
+    strategy: str | None = None  # None: one process, the model as it is
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and draws the progress bar."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The average of a tensor over the processes."""
+        if self.count > 1:
+            value = value.detach().clone()
+            dist.all_reduce(value)
+            value /= self.count
+        return value
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """The same-shaped CPU tensor of every rank, in the order of ranks."""
+        if self.count == 1:
+            return [value]
+        everyone = [torch.empty_like(value) for _ in range(self.count)]
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+
+@contextmanager
+def workers(device: str = "cpu", strategy: str = "ddp"):
+    """Join the processes that ``torchrun`` started, or be the only one: a context that yields ``Workers``.
+
+    Raises ``ValueError`` for an unknown strategy.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}.")
+    if "RANK" not in os.environ:
+        yield Workers(torch.device(device))
+        return
+    local = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device.startswith("cuda") else device)
+    if local.type == "cuda":
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    try:
+        yield Workers(local, dist.get_rank(), dist.get_world_size(), strategy)
+    finally:
+        dist.destroy_process_group()
+
+
+def spread(model: nn.Module, these: Workers) -> nn.Module:
+    """The model as the training loop calls it: itself, or wrapped for several processes.
+
+    FSDP shards each of ``model.blocks`` and then the rest; a model without blocks (the tokenizer, whose codebook is
+    mended in place) is small enough for DDP, which it gets in either case. Weights are gathered in float32, so that
+    autocast sees the same model under either strategy.
+    """
+    if these.strategy is None:
+        return model
+    if these.strategy == "fsdp" and hasattr(model, "blocks"):
+        mesh = init_device_mesh(these.device.type, (these.count,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+    ids = [these.device.index] if these.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP has spread this model."""
+    return any(isinstance(parameter, dist.tensor.DTensor) for parameter in model.parameters())
+
+
+def hold_gradients(wrapped: nn.Module, last: bool):
+    """Context for one of several accumulated backward passes: gradients are averaged over ranks in the last only."""
+    if isinstance(wrapped, DistributedDataParallel):
+        return nullcontext() if last else wrapped.no_sync()
+    if hasattr(wrapped, "set_requires_gradient_sync"):
+        wrapped.set_requires_gradient_sync(last)
+    return nullcontext()
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, gathered onto the CPU of rank 0 (empty elsewhere) where the model is sharded."""
+    if not is_sharded(model):
+        return model.state_dict()
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that may be shards, gathered on every rank."""
+    return {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in tensors.items()}
+
+
+# Sharded state: torch.distributed.checkpoint ----------------------------------------------------------------------
+
+
+def _named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    weights, moments = get_state_dict(model, optimizer)
+    return {"model": weights, "optimizer": moments["state"]}
+
+
+def save_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
+    """Every rank writes its part into ``folder``, which must not be in use; ``extra`` must be the same everywhere."""
+    dcp.save({**_named_state(model, optimizer), "extra": extra}, checkpoint_id=str(folder))
+
+
+def load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
+    """Read what ``save_shards`` wrote, with any number of ranks, sharded or not; ``extra`` is filled in place."""
+    state = {**_named_state(model, optimizer), "extra": extra}
+    dcp.load(state, checkpoint_id=str(folder))
+    groups = get_state_dict(model, optimizer)[1]["param_groups"]
+    moments = {"state": state["optimizer"], "param_groups": groups}
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=moments)

@@ -1,0 +1,128 @@
+"""What a person watches while a model trains: the bar, the log, TensorBoard, and a forecast after the first steps."""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minivar import checkpoints
+
+FORECAST_AFTER = 5  # steps: the first ones are slower
+
+
+class Watch:
+    """Collects the numbers of each step, and every ``log_every`` steps writes their means where they are looked at.
+
+    ``log_path`` is the ``metrics.jsonl``, None on a process that does not write. Where the package ``tensorboard`` is
+    installed, the same numbers go to ``tensorboard/`` beside it.
+    """
+
+    def __init__(self, name: str, log_path: Path | None, first: int, steps: int, config, progress: bool) -> None:
+        self.name, self.log_path, self.first, self.steps, self.config = name, log_path, first, steps, config
+        self.started, self.started_cpu = time.time(), time.process_time()
+        self.sums: dict[str, Tensor] = {}
+        self.counted = 0
+        self.progress = progress
+        self.bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=not progress, mininterval=2)
+        self.board = None
+
+    @property
+    def seconds(self) -> float:
+        """Since this call began."""
+        return time.time() - self.started
+
+    def step(self, done: int, stats: dict[str, Tensor]) -> dict | None:
+        """Take the numbers of a step; the means since the last entry where one is due."""
+        for key, value in stats.items():
+            self.sums[key] = self.sums.get(key, 0) + value.detach()
+        self.counted += 1
+        self.bar.update()
+        if done == min(self.first + FORECAST_AFTER, self.steps):
+            self._forecast(done)
+        if done % self.config.log_every and done != self.steps:
+            return None
+        entry = {key: (value / self.counted).tolist() for key, value in self.sums.items()}
+        entry["lr"] = stats["lr"].item()
+        self.sums, self.counted = {}, 0
+        return entry
+
+    def write(self, done: int, entry: dict) -> None:
+        """Bar, ``metrics.jsonl`` and TensorBoard."""
+        rate = (done - self.first) * self.config.batch_size / self.seconds
+        shown = {key: f"{entry[key]:.3f}" for key in ("loss", "accuracy", "mse") if key in entry}
+        self.bar.set_postfix(shown | {"images/s": f"{rate:.0f}"})
+        if self.log_path is None:
+            return
+        # cpu_seconds, summed over threads, does not grow when other jobs share the machine
+        spent = {"seconds": self.seconds, "cpu_seconds": time.process_time() - self.started_cpu}
+        append_log(self.log_path, {"phase": self.name, "step": done, **spent, **entry})
+        if self.board is None:
+            self.board = board(self.log_path.parent / "tensorboard") or False
+        for key, value in entry.items() if self.board else ():
+            for i, number in enumerate(value if isinstance(value, list) else [value]):
+                tag = f"{self.name}/{key}" + (f"/{i + 1}" if isinstance(value, list) else "")
+                self.board.add_scalar(tag, number, done)
+
+    def close(self) -> None:
+        """End the bar and flush TensorBoard."""
+        self.bar.close()
+        if self.board:
+            self.board.close()
+
+    def _forecast(self, done: int) -> None:
+        if not self.progress or done == self.steps:
+            return
+        minutes = self.seconds / (done - self.first) * (self.steps - self.first) / 60
+        tqdm.write(
+            f"{self.name}: {self.steps} steps, about {minutes:.0f} minutes, {peak_memory():.1f} GB at the peak."
+        )
+
+
+def peak_memory() -> float:
+    """GB: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+
+
+def board(folder: Path):
+    """A TensorBoard writer into ``folder``; None where the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder)
+
+
+# The log ------------------------------------------------------------------------------------------------------------
+
+
+def read_log(path: Path) -> list[dict]:
+    """Entries of a ``metrics.jsonl``; a last line that a kill cut short is ignored."""
+    entries = []
+    for line in Path(path).read_text().splitlines() if Path(path).is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+def rewind_log(path: Path, phase: str, step: int) -> None:
+    """Drop entries of this phase that lie after the checkpoint: they are about to be written again."""
+    entries = read_log(path)
+    kept = [entry for entry in entries if entry.get("phase") != phase or entry["step"] <= step]
+    text = "".join(json.dumps(entry) + "\n" for entry in kept)
+    if path.is_file() and path.read_text() != text:  # an entry too many, or half a line
+        checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def append_log(path: Path, entry: dict) -> None:
+    """One more line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,138 @@
+"""The state of a run on disk: what a restart needs, and the log.
+
+One process, or several with DDP, keep everything in one safetensors file, written atomically. Where FSDP has spread
+the model, every rank writes its own shard with ``torch.distributed.checkpoint``, into a folder of its own for each
+saved step, and a small file that is replaced atomically says which folder is whole. Either kind can be resumed by any
+number of ranks. Explained in ``notebooks/06_training.ipynb`` and ``notebooks/13_imagenet.ipynb``.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minivar import checkpoints, parallel
+from minivar.parallel import Workers
+
+
+class TrainingError(ValueError):
+    """A run that cannot start or cannot go on."""
+
+
+@dataclass
+class Parts:
+    """What is saved of a run: models with their optimisers, and averages of the first one's weights."""
+
+    models: dict[str, tuple[nn.Module, torch.optim.Optimizer]]  # "model", and a GAN's "opponent"
+    ema: dict[str, Tensor]  # empty: none
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP has spread the model."""
+        return parallel.is_sharded(self.models["model"][0])
+
+
+def save_state(path: Path, parts: Parts, run: dict, step: int, these: Workers) -> None:
+    """Everything that a restart needs. Every rank must call it; ``path`` is ``NAME.state.safetensors``."""
+    rng = {"cpu": these.gather(torch.get_rng_state())}
+    if these.device.type == "cuda":
+        rng["cuda"] = these.gather(torch.cuda.get_rng_state())
+    tensors = {f"rng.{kind}.{rank}": value for kind, values in rng.items() for rank, value in enumerate(values)}
+    if parts.sharded:
+        _save_shards(path, parts, {"step": step, "run": run, "ranks": these.count}, tensors, these)
+    elif these.leads:
+        for name, (model, optimizer) in parts.models.items():
+            tensors |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
+            for index, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.optimizer/{index}/{key}": value for key, value in moments.items()}
+        tensors |= {f"ema.{key}": value for key, value in parts.ema.items()}
+        checkpoints.write_tensors(path, tensors, {"step": step, "run": run, "ranks": these.count})
+    these.wait()
+
+
+def restore_state(path: Path, parts: Parts, run: dict, these: Workers) -> int:
+    """Load what ``save_state`` wrote, with any number of ranks; the step to go on from, 0 if there is no state."""
+    pointer = _pointer(path)
+    header = json.loads(pointer.read_text()) if pointer.is_file() else None
+    if header is None and not path.is_file():
+        return 0
+    if header is None:
+        tensors, header = checkpoints.read_tensors(path)
+    if header.get("run") != run:
+        differing = _differences(header.get("run") or {}, run)
+        raise TrainingError(
+            f"{path} belongs to a run with another configuration ({differing}): choose another output folder, or "
+            "the same configuration to resume."
+        )
+    if pointer.is_file():
+        tensors = _load_shards(pointer.parent / header["folder"], parts)
+    elif parts.sharded:
+        raise TrainingError(
+            f"{path} was written without FSDP: expected --strategy ddp, or one process, to resume it."
+        )
+    else:
+        _load_whole(tensors, parts)
+    if header["ranks"] == these.count:
+        torch.set_rng_state(tensors[f"rng.cpu.{these.rank}"])
+        if these.device.type == "cuda" and f"rng.cuda.{these.rank}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng.cuda.{these.rank}"])
+    else:  # other ranks draw other numbers: start them anew, reproducibly
+        torch.manual_seed((header["step"] * 1_000_003 + these.count) * 1_000_003 + these.rank)
+    return header["step"]
+
+
+def _load_whole(tensors: dict[str, Tensor], parts: Parts) -> None:
+    for name, (model, optimizer) in parts.models.items():
+        prefix, state, moments = f"{name}.", {}, {}
+        for key, value in tensors.items():
+            if key.startswith(f"{name}.optimizer/"):
+                _, index, moment = key.split("/")
+                moments.setdefault(int(index), {})[moment] = value
+            elif key.startswith(prefix):
+                state[key.removeprefix(prefix)] = value
+        model.load_state_dict(state)
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for key, value in parts.ema.items():
+        value.copy_(tensors[f"ema.{key}"])
+
+
+# Shards: out/NAME.state/step-STEP/, and out/NAME.state/latest.json, which names the folder that is whole ------------
+
+
+def _pointer(path: Path) -> Path:
+    return path.with_suffix("") / "latest.json"
+
+
+def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], these: Workers) -> None:
+    folder = _pointer(path).parent / f"step-{header['step']:08d}"
+    parallel.save_shards(folder, *parts.models["model"], {"ema": parts.ema, "rng": rng})
+    these.wait()
+    if these.leads:
+        text = json.dumps({**header, "folder": folder.name, "rng": sorted(rng)})
+        checkpoints.write_atomically(_pointer(path), lambda temporary: temporary.write_text(text))
+        for other in folder.parent.glob("step-*"):
+            if other != folder:
+                shutil.rmtree(other)
+
+
+def _load_shards(folder: Path, parts: Parts) -> dict[str, Tensor]:
+    names = json.loads((folder.parent / "latest.json").read_text())["rng"]
+    blank = {name: torch.empty_like(torch.get_rng_state()) for name in names if name.startswith("rng.cpu")}
+    extra = {"ema": parts.ema, "rng": blank}
+    parallel.load_shards(folder, *parts.models["model"], extra)
+    return extra["rng"]
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> str:
+    parts = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            nested = _differences(a, b, f"{prefix}{key}.")
+            parts += [nested] if nested else []
+        elif a != b:
+            parts.append(f"{prefix}{key}: {a} there, {b} asked for")
+    return ", ".join(parts)

@@ -1,0 +1,48 @@
+"""What the distributed tests start under torchrun: a small next-scale run, and its log as the result.
+
+torchrun --nproc-per-node N tests/distributed_run.py OUT STRATEGY [name=value of TrainConfig ...]
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+
+import torch
+from conftest import tokenizer_config, var_config, wake
+from test_train import TINY, blobs
+
+from minivar import parallel, presets, train
+from minivar.tasks import VARTask
+from minivar.tokenizer import VQVAE
+from minivar.transformer import VAR
+
+torch.set_num_threads(1)
+
+
+class Fragile(VARTask):
+    """Kills its own process, rank 1, at a step, once: a file remembers."""
+
+    at, marker = None, None
+
+    def after_step(self, step: int) -> None:
+        rank = int(os.environ.get("RANK", 0))
+        if self.at is not None and step == self.at and rank == 1 and not os.path.exists(self.marker):
+            open(self.marker, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(out: str, strategy: str, *settings: str) -> None:
+    values = dict(setting.split("=") for setting in settings)
+    kill_at = values.pop("kill_at", None)
+    config = dataclasses.replace(TINY, **{key: presets.parse_value(value) for key, value in values.items()})
+    Fragile.at, Fragile.marker = kill_at and int(kill_at), f"{out}.killed"
+    with parallel.workers("cpu", strategy) as these:
+        torch.manual_seed(0)
+        model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
+        task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs())
+        train.fit(task, config, out, progress=False, these=these)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
