@@ -1,0 +1,169 @@
+"""What a training run will need, before it is started: memory per GPU, arithmetic, days, data.
+
+Nothing here is fitted. Activations are traced: the preset's own model runs forward on *fake* tensors, which have
+shapes but no numbers, and everything that autograd would keep is added up. FLOPs are counted on the meta device. What
+cannot be derived is *utilisation*, the share of a GPU's peak that a run achieves, so it is an argument; ``PUBLISHED``
+shows what published runs imply. Explained in ``notebooks/13_imagenet.ipynb``.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from minivar import complexity, presets, train
+from minivar.raster import GPT, GPTConfig
+from minivar.transformer import VAR
+
+IMAGENET = 1_281_167  # training images
+PEAK = {"a100": 312e12, "h100": 989e12}  # FLOP/s, bfloat16, dense; vendor's data sheets
+MEMORY = {"a100": 80e9, "h100": 80e9}  # bytes, the larger variants
+
+# REFERENCE sections 2 and 3: preset, GPUs, days. The GPUs of VAR are A100; LlamaGen's are taken to be the same.
+PUBLISHED = (
+    ("var-d16", 16, 2.5),
+    ("llamagen-b-256", 8, 1),
+    ("llamagen-l-256", 8, 2),
+    ("llamagen-xl-256", 16, 3),
+    ("llamagen-xxl-256", 32, 4),
+    ("llamagen-3b-256", 32, 5),
+)
+
+
+class PlanError(ValueError):
+    """A plan that cannot be made."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that autograd keeps for the backward pass: ``fixed`` (low-precision weights), and per image."""
+
+    fixed: int
+    per_image: int
+
+    def of(self, images: int) -> int:
+        """Bytes for a forward pass over this many images."""
+        return self.fixed + images * self.per_image
+
+
+def teacher_forced_inputs(config, batch: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """(condition, inputs, targets) of the right shapes for one training forward."""
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    if isinstance(config, GPTConfig):
+        count = math.prod(config.grid)
+        inputs = torch.zeros(batch, count - 1, dtype=torch.int64, device=device)
+    else:
+        count = config.schedule.num_tokens
+        inputs = torch.zeros(batch, count - config.schedule.counts[0], config.code_dim, device=device)
+    return labels, inputs, torch.zeros(batch, count, dtype=torch.int64, device=device)
+
+
+def kept_bytes(model: nn.Module, batch: int, precision: torch.dtype | None) -> int:
+    """Bytes of the storages, parameters aside, that autograd keeps in one training forward."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    labels, inputs, targets = teacher_forced_inputs(model.config, batch)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=precision, enabled=precision is not None),
+    ):
+        loss = F.cross_entropy(model(labels, inputs).flatten(0, 1), targets.flatten())
+    assert loss.requires_grad  # the graph, and with it what it keeps, lives until here
+    return sum(size for key, size in storages.items() if key not in own)
+
+
+def trace_activations(config, recompute: bool = False, precision: torch.dtype | None = torch.bfloat16) -> Activations:
+    """Activations of a transformer's training forward, from its configuration alone."""
+    with torch.device("meta"):
+        shapes = (GPT if isinstance(config, GPTConfig) else VAR)(config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = shapes.to_empty(device="cpu").train()
+        if recompute:
+            train.recompute(model)
+        one, two = (kept_bytes(model, batch, precision) for batch in (1, 2))
+    return Activations(fixed=2 * one - two, per_image=two - one)
+
+
+def plan(
+    name: str,
+    gpus: int,
+    gpu: str = "a100",
+    strategy: str = "fsdp",
+    utilisation: float = 0.3,
+    images: int = IMAGENET,
+    recompute: bool | None = None,
+    accumulate: int | None = None,
+) -> dict[str, object]:
+    """Memory per GPU, FLOPs, days and data of a preset's transformer training. Bytes, FLOPs, days.
+
+    ``recompute`` and ``accumulate``: the preset's unless given. Raises ``PlanError`` for impossible numbers.
+    """
+    preset = presets.get(name)
+    if gpu not in PEAK:
+        raise PlanError(f"Unknown GPU {gpu!r}: expected one of {', '.join(PEAK)}.")
+    if gpus < 1 or not 0 < utilisation <= 1 or strategy not in ("ddp", "fsdp"):
+        raise PlanError(
+            "A plan needs at least one GPU, a utilisation in (0, 1] and the strategy ddp or fsdp; got "
+            f"{gpus}, {utilisation} and {strategy!r}."
+        )
+    config = preset.model_train
+    config = replace(
+        config,
+        recompute=config.recompute if recompute is None else recompute,
+        accumulate=accumulate or config.accumulate,
+    )
+    if config.batch_size % (gpus * config.accumulate):
+        raise PlanError(
+            f"A batch of {config.batch_size} images must be a multiple of GPUs x accumulate; got {gpus} GPUs and "
+            f"accumulate {config.accumulate}."
+        )
+    with torch.device("meta"):
+        model = (GPT if isinstance(preset.model, GPTConfig) else VAR)(preset.model).eval()
+    labels, inputs, targets = teacher_forced_inputs(preset.model, 1, "meta")
+    forward = complexity.count_flops(lambda: model(labels, inputs))["all"]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    block = max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
+    shards = gpus if strategy == "fsdp" else 1
+    together = config.batch_size // (gpus * config.accumulate)
+    memory = {
+        "weights": 4 * parameters // shards,
+        "gradients": 4 * parameters // shards,
+        "optimiser": 8 * parameters // shards,
+        "gathered blocks": 2 * 4 * block if shards > 1 else 0,  # one in use, one being fetched
+        "activations": trace_activations(preset.model, config.recompute).of(together),
+    }
+    memory["ema"] = 4 * parameters // shards if config.ema else 0
+    steps = train.total_steps(images, config)
+    passes = 4 if config.recompute else 3  # forward, twice that backward, and forward again
+    flops = passes * forward * config.batch_size
+    days = steps * flops / (gpus * PEAK[gpu] * utilisation) / 86400
+    return {
+        "preset": name,
+        "parameters": parameters,
+        "images per GPU at a time": together,
+        "memory": {**memory, "sum": sum(memory.values())},
+        "fits": sum(memory.values()) < 0.9 * MEMORY[gpu],
+        "steps": steps,
+        "FLOPs per step": flops,
+        "days": days,
+        "GPU-days": days * gpus,
+        "images per second": steps * config.batch_size / (days * 86400),
+        "token cache": 10 * images * targets.shape[1] * 2,  # ten crops of 16-bit tokens
+    }
+
+
+def implied_utilisation() -> list[dict[str, object]]:
+    """For each published run, the utilisation at which the plan would take exactly the published time."""
+    rows = []
+    for name, gpus, days in PUBLISHED:
+        at_one = plan(name, gpus, strategy="fsdp", utilisation=1.0)["days"]
+        rows.append({"preset": name, "gpus": gpus, "days": days, "utilisation": at_one / days})
+    return rows
