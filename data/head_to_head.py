@@ -26,7 +26,7 @@ RUNS = data.DATA_ROOT.parent / "runs" / "duel"
 RESULTS = data.DATA_ROOT / "results" / "head_to_head.json"
 MODELS = ("var", "llamagen", "gpt2")
 TOKENIZERS = {"var": "var", "llamagen": "llamagen", "gpt2": "llamagen"}
-GUIDANCE = (1.0, 1.25, 1.5, 2.0)  # LlamaGen's convention; VAR's cfg is one less, at the last scale
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)  # LlamaGen's convention; VAR's cfg is one less, at the last scale
 
 
 def minutes(folder: Path, phase: str) -> float:
