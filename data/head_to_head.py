@@ -26,7 +26,7 @@ RUNS = data.DATA_ROOT.parent / "runs" / "duel"
 RESULTS = data.DATA_ROOT / "results" / "head_to_head.json"
 MODELS = ("var", "llamagen", "gpt2")
 TOKENIZERS = {"var": "var", "llamagen": "llamagen", "gpt2": "llamagen"}
-GUIDANCE = (1.0, 1.25, 1.5, 2.0)  # LlamaGen's convention; VAR's cfg is one less, at the last scale
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)  # LlamaGen's convention; VAR's cfg is one less, at the last scale
 
 
 def minutes(folder: Path, phase: str) -> float:
@@ -93,11 +93,44 @@ def seconds(function, repeats: int = 3) -> float:
     return min(times)
 
 
+def score_run(folder: Path, classifier) -> list[dict]:
+    """Scores of one finished run at every guidance; kept beside it, since they take a minute each."""
+    kept = folder / "scores.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    phase = "var" if folder.name.startswith("var") else "gpt"
+    name, seed = folder.name.rsplit("-", 1)
+    model_name = name.removesuffix("-time")
+    model, header = checkpoints.load(folder / f"{phase}.safetensors")
+    tokenizer = load_tokenizer(model_name).eval()
+    last = [entry for entry in train.read_log(folder / "metrics.jsonl") if entry["phase"] == phase][-1]
+    labels = torch.arange(2000) % 10
+    runs = []
+    for guidance in GUIDANCE:
+        images = draw(model, tokenizer, labels, **settings(model_name, guidance))
+        run = {
+            "model": model_name,
+            "protocol": "time" if name.endswith("-time") else "images",
+            "seed": int(seed),
+            "guidance": guidance,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "images": header["trained"]["steps"] * 64,
+            "minutes": minutes(folder, phase),
+            "loss": last["loss"],
+            "token_accuracy": last["accuracy"],
+            **metrics.judge_digits(classifier, images, labels),
+        }
+        runs.append(run)
+        shown = ("accuracy", "frechet_ratio", "precision", "recall", "minutes")
+        print(folder.name, guidance, {key: round(run[key], 3) for key in shown}, flush=True)
+    checkpoints.write_atomically(kept, lambda path: path.write_text(json.dumps(runs)))
+    return runs
+
+
 def score() -> None:
     """Samples of every finished run at every guidance, and the time that sampling takes."""
     classifier, _ = checkpoints.load(data.DATA_ROOT / "checkpoints" / "digits-classifier.safetensors")
     heldout = data.load_digits("heldout")
-    labels = torch.arange(2000) % 10
     result = {"tokenizers": {}, "runs": [], "seconds": []}
     for name in ("var", "llamagen"):
         tokenizer = load_tokenizer(name).eval()
@@ -112,35 +145,11 @@ def score() -> None:
             "reconstructions": judged,
         }
     for folder in sorted(RUNS.iterdir()):
-        phase = "var" if folder.name.startswith("var") else "gpt"
-        if not (folder / f"{phase}.safetensors").is_file():
-            continue
-        name, seed = folder.name.rsplit("-", 1)
-        model_name = name.removesuffix("-time")
-        model, header = checkpoints.load(folder / f"{phase}.safetensors")
-        tokenizer = load_tokenizer(model_name).eval()
-        task_log = [e for e in train.read_log(folder / "metrics.jsonl") if e["phase"] == phase]
-        for guidance in GUIDANCE:
-            images = draw(model, tokenizer, labels, **settings(model_name, guidance))
-            run = {
-                "model": model_name,
-                "protocol": "time" if name.endswith("-time") else "images",
-                "seed": int(seed),
-                "guidance": guidance,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "images": header["trained"]["steps"] * 64,
-                "minutes": minutes(folder, phase),
-                "loss": task_log[-1]["loss"],
-                "token_accuracy": task_log[-1]["accuracy"],
-                **metrics.judge_digits(classifier, images, labels),
-            }
-            result["runs"].append(run)
-            shown = ("accuracy", "frechet_ratio", "precision", "recall", "minutes")
-            print(folder.name, guidance, {key: round(run[key], 3) for key in shown}, flush=True)
+        if any((folder / f"{phase}.safetensors").is_file() for phase in ("var", "gpt")):
+            result["runs"] += score_run(folder, classifier)
     for model_name in MODELS:
-        model, _ = checkpoints.load(
-            RUNS / f"{model_name}-0" / f"{'var' if model_name == 'var' else 'gpt'}.safetensors"
-        )
+        phase = "var" if model_name == "var" else "gpt"
+        model, _ = checkpoints.load(RUNS / f"{model_name}-0" / f"{phase}.safetensors")
         tokenizer = load_tokenizer(model_name).eval()
         for count in (1, 64):
             for use_cache in (True, False):

@@ -222,7 +222,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("reconstruct", cmd_reconstruct)
     sub.add_argument("--checkpoint", **shipped)
-    sub.add_argument("--dataset", default="digits", help="digits, fashion-mnist, cifar10 or folder")
+    sub.add_argument("--dataset", default="digits", help="digits, emoji, fashion-mnist, cifar10 or folder")
     sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     sub.add_argument("--count", type=int, default=50, help="number of images (default: 50)")
     sub.add_argument("--out", default="reconstructions.png", metavar="PNG", help="default: reconstructions.png")

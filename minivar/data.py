@@ -7,6 +7,7 @@ Every dataset here has the same small interface: ``len(set)``, ``class_names``, 
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,21 +33,44 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-class ArraySet:
-    """Images held in memory: uint8 (N, channels, height, width) and int64 labels (N,)."""
+class Labels(NamedTuple):
+    """One label an image, int64 (N,), and what each number stands for: ``names[values[i]]`` is that of image i."""
 
-    def __init__(self, images: Tensor | np.ndarray, labels: Tensor | np.ndarray, class_names: Sequence[str]) -> None:
+    values: Tensor
+    names: tuple[str, ...]
+
+
+class ArraySet:
+    """Images held in memory: uint8 (N, channels, height, width) and int64 labels (N,).
+
+    ``extra`` holds further labels of the same images, by name. ``background`` is the value in [-1, 1] that lies
+    around the pictures: black unless told.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | np.ndarray,
+        labels: Tensor | np.ndarray,
+        class_names: Sequence[str],
+        extra: dict[str, Labels] | None = None,
+        background: float = -1.0,
+    ) -> None:
         self.images = torch.as_tensor(np.ascontiguousarray(images))
         self.labels = torch.as_tensor(np.asarray(labels, dtype=np.int64))
         self.class_names = tuple(class_names)
+        self.extra = dict(extra or {})
+        self.background = background
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def fingerprint(self) -> int:
-        """CRC-32 of images and labels: a run resumes only on the data it began with."""
-        return zlib.crc32(self.labels.numpy().tobytes(), zlib.crc32(self.images.numpy().data))
+        """CRC-32 of images and all labels: a run resumes only on the data it began with."""
+        crc = zlib.crc32(self.images.numpy().data)
+        for values in (self.labels, *(self.extra[name].values for name in sorted(self.extra))):
+            crc = zlib.crc32(values.numpy().tobytes(), crc)
+        return crc
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -58,8 +82,10 @@ class ArraySet:
         return to_float(self.images[index]), self.labels[index]
 
 
-def jitter(images: Tensor, degrees: float, scale: float, shift: float, generator: torch.Generator) -> Tensor:
-    """Rotate, resize and move each image a little: float (B, C, H, W) in [-1, 1], -1 (black) outside the picture.
+def jitter(
+    images: Tensor, degrees: float, scale: float, shift: float, generator: torch.Generator, background: float = -1.0
+) -> Tensor:
+    """Rotate, resize and move each image a little: float (B, C, H, W) in [-1, 1], ``background`` outside the picture.
 
     Each image draws its angle from +-``degrees``, its size from 1 +- ``scale``, its shift from +-``shift`` pixels.
     """
@@ -71,7 +97,8 @@ def jitter(images: Tensor, degrees: float, scale: float, shift: float, generator
     columns = torch.stack([angle.sin() * size, angle.cos() * size, down], 1)
     grid = F.affine_grid(torch.stack([rows, columns], 1), list(images.shape), align_corners=False)
     # bicubic: bilinear sampling blurs, and a model trained on blurred digits draws blurred digits
-    return (F.grid_sample(images + 1, grid, mode="bicubic", align_corners=False) - 1).clamp(-1, 1)
+    moved = F.grid_sample(images - background, grid, mode="bicubic", align_corners=False) + background
+    return moved.clamp(-1, 1)
 
 
 def jittered(original: ArraySet, views: int, degrees: float = 6, scale: float = 0.06, seed: int = 0) -> ArraySet:
@@ -83,9 +110,11 @@ def jittered(original: ArraySet, views: int, degrees: float = 6, scale: float = 
     generator = torch.Generator().manual_seed(seed)
     copies = [original.images]
     for _ in range(views - 1):
-        images = jitter(to_float(original.images), degrees, scale, 0.0, generator)
+        images = jitter(to_float(original.images), degrees, scale, 0.0, generator, original.background)
         copies.append(to_uint8(images))
-    return ArraySet(torch.cat(copies), original.labels.repeat(views), original.class_names)
+    extra = {name: Labels(labels.values.repeat(views), labels.names) for name, labels in original.extra.items()}
+    labels = original.labels.repeat(views)
+    return ArraySet(torch.cat(copies), labels, original.class_names, extra, original.background)
 
 
 class FolderSet:
@@ -161,6 +190,35 @@ def load_digits(split: str) -> ArraySet:
     return ArraySet(images[chosen][:, None], labels[chosen], [str(d) for d in range(10)])
 
 
+def load_emoji(split: str) -> ArraySet:
+    """The embedded emoji (``data/EMOJI.md``): split "train" (6,789) or "heldout" (720), 3 x 32 x 32, on white.
+
+    The labels are the nine groups. ``extra`` holds four more: "subgroup" (98), "style" (noto, twemoji), "name" (the
+    emoji's short name, without skin tone) and "unified" (its code points, with skin tone). Both splits number them
+    alike. The order is a fixed permutation, so the first images of a split are a random sample of it.
+    """
+    path = DATA_ROOT / "emoji.npz"
+    if not path.is_file():
+        raise DataError(f"No embedded emoji at {path}: expected the file that data/build_emoji.py writes.")
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    chosen = np.flatnonzero(found["heldout"] == (split == "heldout"))
+    chosen = np.random.RandomState(0).permutation(chosen)
+
+    def labels(values: np.ndarray, names: np.ndarray) -> Labels:
+        return Labels(torch.from_numpy(values[chosen].astype(np.int64)), tuple(names.tolist()))
+
+    def numbered(column: str) -> Labels:
+        names, values = np.unique(found[column], return_inverse=True)
+        return labels(values, names)
+
+    extra = {key: labels(found[key], found[f"{key}_names"]) for key in ("subgroup", "style")}
+    extra |= {"name": numbered("short_name"), "unified": numbered("unified")}
+    groups = labels(found["group"], found["group_names"])
+    images = found["images"][chosen].transpose(0, 3, 1, 2)
+    return ArraySet(images, groups.values, groups.names, extra, background=1.0)
+
+
 def load_torchvision(name: str, split: str, root: Path) -> ArraySet:
     """FashionMNIST (1 x 28 x 28) or CIFAR10 (3 x 32 x 32), as torchvision stored them under ``root``."""
     from torchvision import datasets
@@ -178,18 +236,18 @@ def load_torchvision(name: str, split: str, root: Path) -> ArraySet:
 
 
 def load(name: str, split: str = "train", root: Path | str | None = None, size: int = 256, channels: int = 3):
-    """The dataset ``name``: "digits", "fashion-mnist", "cifar10" or "folder"; ``split`` "train" or "heldout".
+    """The dataset ``name``: "digits", "emoji", "fashion-mnist", "cifar10" or "folder".
 
-    ``root`` is where the last three lie; a folder may hold ``train/`` and ``heldout/`` (or ``val/``), each with one
-    sub-folder a class, and is read at ``size`` x ``size`` with ``channels``. Raises ``DataError``, a ``ValueError``,
-    with what is wrong.
+    ``split`` is "train" or "heldout". ``root`` is where the last three lie; a folder may hold ``train/`` and
+    ``heldout/`` (or ``val/``), each with one sub-folder a class; it is read at ``size`` x ``size`` with ``channels``.
+    Raises ``DataError``, a ``ValueError``, with what is wrong.
     """
     if split not in ("train", "heldout"):
         raise DataError(f"Unknown split {split!r}: expected 'train' or 'heldout'.")
-    if name == "digits":
-        return load_digits(split)
+    if name in ("digits", "emoji"):
+        return load_digits(split) if name == "digits" else load_emoji(split)
     if name not in ("fashion-mnist", "cifar10", "folder"):
-        raise DataError(f"Unknown dataset {name!r}: expected digits, fashion-mnist, cifar10 or folder.")
+        raise DataError(f"Unknown dataset {name!r}: expected digits, emoji, fashion-mnist, cifar10 or folder.")
     if root is None:
         raise DataError(f"The dataset {name!r} is not embedded: expected the folder that holds it, got none.")
     if name == "folder":

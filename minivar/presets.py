@@ -160,8 +160,8 @@ def _duels() -> dict[str, Preset]:
     schedule = ScaleSchedule((1, 2, 4, 7))
     shape = {"width": 128, "heads": 4, "num_classes": 10, "codebook_size": 512}
     var = VARConfig(depth=3, code_dim=16, schedule=schedule, gamma_init=0.1, drop_path=0.0125, **shape)
-    llama = GPTConfig(depth=4, grid=(7, 7), hidden=392, **shape)
-    gpt2 = GPTConfig(depth=4, grid=(7, 7), hidden=580, style="gpt2", **shape)
+    raster = {"depth": 4, "grid": (7, 7), "dropout": 0.0, **shape}  # too short a run to need dropout; VAR has none
+    llama, gpt2 = GPTConfig(hidden=392, **raster), GPTConfig(hidden=580, style="gpt2", **raster)
     single = {"quantizer": "single", "schedule": None, "code_dim": 8}
     return {
         "duel-var": _duel("duel-var", var, code_dim=16, schedule=schedule),

@@ -166,7 +166,8 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(DataError, match="Unknown dataset 'mnist': expected digits, fashion-mnist, cifar10 or folder"):
+    known = "digits, emoji, fashion-mnist, cifar10 or folder"
+    with pytest.raises(DataError, match=f"Unknown dataset 'mnist': expected {known}"):
         data.load("mnist")
     with pytest.raises(DataError, match="Unknown split 'test': expected 'train' or 'heldout'"):
         data.load("digits", "test")

@@ -8,9 +8,11 @@ unsolved exercises still runs from top to bottom.
 from minivar.exercises.chapter00 import check_count_steps
 from minivar.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.exercises.chapter02 import check_log_likelihood, check_nucleus, check_rotary
+from minivar.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
 from minivar.exercises.chapter04 import check_straight_through, check_toy_decode, check_usage
 from minivar.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
 from minivar.exercises.chapter06 import check_balanced_loss, check_learning_rate
+from minivar.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 
 __all__ = [
     "check_count_steps",
@@ -20,6 +22,9 @@ __all__ = [
     "check_log_likelihood",
     "check_nucleus",
     "check_rotary",
+    "check_count_pairs",
+    "check_crossover",
+    "check_images_at_once",
     "check_straight_through",
     "check_toy_decode",
     "check_usage",
@@ -28,4 +33,7 @@ __all__ = [
     "check_teacher_inputs",
     "check_balanced_loss",
     "check_learning_rate",
+    "check_leading_constant",
+    "check_schedule_pairs",
+    "check_smallest_batch",
 ]

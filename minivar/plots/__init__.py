@@ -15,11 +15,11 @@ from minivar.plots.base import (
     to_unit,
 )
 from minivar.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
-from minivar.plots.cost import ORDER_STYLE, cost_bars, cost_curves
+from minivar.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
+from minivar.plots.duel import DUEL_STYLE, duel_guidance, duel_points
 from minivar.plots.raster import (
     cell_maps,
     filling,
-    grouped_bars,
     hatched,
     kept_codes,
     raster_neighbours,
@@ -30,6 +30,7 @@ from minivar.plots.training import line_panels, training_curves, usage_bars
 
 __all__ = [
     "COLOURS",
+    "DUEL_STYLE",
     "ORDER_STYLE",
     "ablation",
     "attention_masks",
@@ -38,8 +39,10 @@ __all__ = [
     "code_plane",
     "cost_bars",
     "cost_curves",
+    "cost_lines",
+    "duel_guidance",
+    "duel_points",
     "filling",
-    "grouped_bars",
     "hatched",
     "image_as_tokens",
     "image_grid",
@@ -48,6 +51,7 @@ __all__ = [
     "line_panels",
     "network_shapes",
     "number_grids",
+    "pair_counts",
     "phi_ticks",
     "raster_neighbours",
     "save_figure",

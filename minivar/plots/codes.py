@@ -107,7 +107,7 @@ def image_as_tokens(image: Tensor, tokens: Tensor, decoded: Tensor, codebook_siz
 
 
 def token_flips(rows, influence: Tensor, cell: tuple[int, int, int], title: str) -> Figure:
-    """What one token changes; rows are (before, after, (top, left, side)), images (1, H, W) in [0, 1].
+    """What one token changes; rows are (label, before, after, (top, left, side)), images (1, H, W) in [0, 1].
 
     Columns: before, after, their difference, with the flipped token's own cell outlined. The panel on the right is
     ``influence`` (H, W), the average absolute difference over many images, for the flipped cell ``cell``.
@@ -120,14 +120,16 @@ def token_flips(rows, influence: Tensor, cell: tuple[int, int, int], title: str)
         top, start, side = where
         ax.add_patch(plt.Rectangle((start - 0.5, top - 0.5), side, side, fill=False, ec=colour, lw=1.6))
 
-    for row, (before, after, where) in zip(axes, rows, strict=True):
+    for row, (label, before, after, where) in zip(axes, rows, strict=True):
         show_image(row[0], before)
+        row[0].set_ylabel(label, fontsize=9)
         show_image(row[1], after)
         row[2].imshow((after - before)[0], cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
         row[2].set(xticks=[], yticks=[])
         for ax, colour in zip(row, (COLOURS[1], COLOURS[1], "black"), strict=True):
             outline(ax, where, colour)
-    for ax, name in zip(axes[0], ("all tokens as encoded", "one token changed", "difference"), strict=True):
+    names = ("all tokens as encoded", "one token changed", "difference, in [-1, 1]")
+    for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(name, fontsize=9)
     ax = right.subplots(1, 1)
     shown = ax.imshow(influence, cmap="cividis", vmin=0)
@@ -144,19 +146,24 @@ def ablation(rows, title: str) -> Figure:
     """Settings along x, each measured once or more often; rows of panels (title, x, {name: values}, labels, top).
 
     ``values`` has, for each entry of ``x``, a list of measurements (empty: not measured): each is a dot, and a line
-    joins their means. ``labels`` are those of the axes; ``top`` is the upper end of y, None: automatic.
+    joins their means. A name with "plain" or "paper" in it has its own colour. ``labels`` are those of the axes;
+    ``top`` is the upper end of y, None: automatic.
     """
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(10, 2.9 * len(rows) + 0.4), squeeze=False)
     for row, panels in zip(axes, rows, strict=True):
         for ax, (name, x, series, (x_label, y_label), top) in zip(row, panels, strict=True):
-            for i, (label, values) in enumerate(series.items()):
+            for label, values in series.items():
+                style = 2 if "paper" in label else int("plain" in label)
                 places = [j for j, found in enumerate(values) if found]
+                if not places:
+                    continue
                 means = [float(np.mean(values[j])) for j in places]
-                ax.plot(places, means, color=COLOURS[i], lw=1.4, ls="-" if i == 0 else "--")
+                ax.plot(places, means, color=COLOURS[style], lw=1.4, ls=("-", ":", "--")[style])
                 dots = [(j, value) for j in places for value in values[j]]
-                ax.plot(*zip(*dots), "os^"[i], color=COLOURS[i], ms=5, label=label)  # noqa: B905
+                ax.plot(*zip(*dots), "os^"[style], color=COLOURS[style], ms=5, label=label)  # noqa: B905
             ax.set_xticks(range(len(x)), [str(v) for v in x])
-            ax.set(xlabel=x_label, ylabel=y_label, ylim=(0, top), xlim=(-0.4, len(x) - 0.6))
+            highest = max(v for values in series.values() for found in values for v in found)
+            ax.set(xlabel=x_label, ylabel=y_label, ylim=(0, top or 1.12 * highest), xlim=(-0.4, len(x) - 0.6))
             ax.set_title(name, fontsize=9)
             ax.grid(alpha=0.3)
             if len(series) > 1:

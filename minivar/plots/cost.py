@@ -18,7 +18,7 @@ ORDER_STYLE = {
     "next-scale": (COLOURS[0], "^"),
     "next-scale-cached": (COLOURS[2], "D"),
 }
-OTHER_STYLES = ((COLOURS[3], "v"), (COLOURS[4], "P"), (COLOURS[7], "X"), (COLOURS[6], "*"))
+OTHER_STYLES = ((COLOURS[3], "v"), (COLOURS[4], "P"), (COLOURS[7], "X"))  # yellow is faint on white
 
 
 def _styled(names) -> dict[str, tuple[str, str, str]]:
@@ -44,6 +44,7 @@ def cost_curves(panels, title: str) -> Figure:
         ax.set_yscale("log")
         ticks = sorted({side for sides, _, _ in series.values() for side in sides})
         for key, (sides, costs, fit) in series.items():
+            costs = np.asarray(costs, dtype=float)  # counts may exceed 64 bits
             label, colour, marker = styles[key]
             if fit:
                 label += f": {fit['exponent']:.2f} ± {fit['error']:.2f}"
@@ -132,4 +133,52 @@ def cost_bars(n: int, limits: tuple[int, int] = (2, 64)) -> Figure:
     axes[0].invert_yaxis()
     scales = ", ".join(str(height) for height, _ in complexity.doubling(n).grids)
     figure.suptitle(f"What one image of {n} x {n} tokens costs (next-scale: grids of side {scales})", fontsize=11)
+    return figure
+
+
+def cost_lines(panels, title: str, log: bool = False) -> Figure:
+    """Curves side by side; each panel is (title, x label, y label, x, {series: y}, reference), styled by order.
+
+    Series are named as in ``cost_curves``; ``reference``, (name, y), is a horizontal dashed line, None for none.
+    Linear axes share their y; ``log`` makes both logarithmic, each panel with its own y.
+    """
+    size = (min(4.8 * len(panels), 11.5), 4.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=not log, layout="constrained")
+    for ax, (name, x_label, y_label, x, series, reference) in zip(axes[0], panels, strict=True):
+        for key, (label, colour, marker) in _styled(list(series)).items():
+            ax.plot(x, series[key], color=colour, marker=marker, ms=6, markevery=max(len(x) // 12, 1), label=label)
+        if reference:
+            ax.axhline(reference[1], color="black", lw=1, ls="--", label=reference[0])
+        if log:
+            ax.set(xscale="log", yscale="log")
+        ax.set(xlabel=x_label, ylabel=y_label)
+        ax.set_title(name, fontsize=10)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def pair_counts(panels: dict[str, np.ndarray], title: str) -> Figure:
+    """How often each pair (query, key) is computed for one image: integer matrices (N, N), one panel each.
+
+    Hatched pairs have the key after the query: the causal mask throws them away.
+    """
+    highest = max(counts.max() for counts in panels.values())
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.4), squeeze=False, layout="constrained")
+    for ax, (name, counts) in zip(axes[0], panels.items(), strict=True):
+        ax.imshow(np.where(counts, counts, np.nan), cmap="cividis", vmin=0, vmax=highest)  # never: white
+        for (query, key), count in np.ndenumerate(counts):
+            if not count:
+                continue
+            ink = "black" if count > highest / 2 else "white"
+            ax.text(key, query, str(count), ha="center", va="center", fontsize=9, color=ink)
+            if key > query:
+                ax.add_patch(plt.Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, hatch="//", ec="0.6", lw=0))
+        names = [str(i + 1) for i in range(len(counts))]
+        ax.set_xticks(range(len(counts)), names)
+        ax.set_yticks(range(len(counts)), names)
+        ax.set(xlabel="key", ylabel="query")
+        ax.set_title(f"{name}: {counts.sum()} pairs", fontsize=10)
+    figure.suptitle(title, fontsize=11)
     return figure

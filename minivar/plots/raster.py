@@ -41,7 +41,7 @@ def filling(
     """
     rows = ((raster_stages, raster_titles), (pyramid_stages, pyramid_titles))
     columns = max(len(stages) for stages, _ in rows)
-    size = (min(11.0, 1.3 * columns + 0.5), 2.6 * min(11.0, 1.3 * columns + 0.5) / columns + 0.7)
+    size = (min(11.0, 1.3 * columns + 0.5), 2.3 * min(11.0, 1.3 * columns + 0.5) / columns + 0.6)
     figure, axes = plt.subplots(2, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
@@ -151,23 +151,6 @@ def cell_maps(
     axes[0, 0].set_ylabel("row")
     figure.colorbar(shown, ax=axes, label=label, fraction=0.03)
     figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def grouped_bars(groups: list[str], series: dict[str, list[float]], x_label: str, y_label: str, title: str) -> Figure:
-    """Bars side by side: one group for each name in ``groups``, one bar in it for each of ``series``."""
-    figure, ax = plt.subplots(figsize=(9, 3.4))
-    width = 0.8 / len(series)
-    for i, (name, values) in enumerate(series.items()):
-        left = np.arange(len(groups)) - 0.4 + (i + 0.5) * width
-        ax.bar(left, values, width * 0.92, color=COLOURS[i], label=name)
-    ax.set_xticks(range(len(groups)), groups)
-    ax.set(xlabel=x_label, ylabel=y_label)
-    ax.grid(axis="y", alpha=0.3)
-    ax.set_axisbelow(True)
-    ax.legend(fontsize=8)
-    ax.set_title(title, fontsize=11)
-    figure.tight_layout()
     return figure
 
 
