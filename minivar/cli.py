@@ -1,4 +1,4 @@
-"""The command line: ``minivar train | sample | reconstruct | info | complexity | report``.
+"""The command line: ``minivar train | sample | reconstruct | info | complexity | plan | report``.
 
 Also ``python -m minivar.cli``. Every error that a user can cause is one sentence on standard error and exit code 2.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minivar import checkpoints, complexity, data, plots, presets, sampler, train
+from minivar import checkpoints, complexity, data, parallel, planner, plots, presets, sampler, train
 from minivar.raster import GPT, GPTConfig
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
@@ -39,21 +39,31 @@ def cmd_train(args: argparse.Namespace) -> None:
     overrides = dict(part.partition("=")[::2] for part in args.set)
     preset = presets.get(args.preset, {key: presets.parse_value(value) for key, value in overrides.items()})
     out = Path(args.out or f"runs/{preset.name}")
-    images = data.training_set(preset, args.data)
-    check_run(preset, images, args.stage, args.device)
-    tokenizer = train.train_tokenizer(preset, images, out, args.device)
-    if args.stage == "all":
-        train.train_model(preset, tokenizer, images, out, args.device)
-    print(f"Checkpoints and metrics.jsonl are in {out}.")
+    with parallel.workers(args.device, args.strategy) as these:
+        images = data.training_set(preset, args.data)
+        check_run(preset, images, args.stage, these.device)
+        tokenizer = train.train_tokenizer(preset, images, out, progress=these.leads, these=these)
+        if args.stage == "all":
+            train.train_model(preset, tokenizer, images, out, progress=these.leads, these=these)
+        if these.leads:
+            print(f"Checkpoints and metrics.jsonl are in {out}.")
 
 
-def check_run(preset: presets.Preset, images, stage: str, device: str) -> None:
+def cmd_plan(args: argparse.Namespace) -> None:
+    """Print what training a preset's transformer will need: memory, arithmetic, days, data."""
+    numbers = {"gpu": args.gpu, "strategy": args.strategy, "utilisation": args.utilisation}
+    options = {"recompute": args.recompute or None, "accumulate": args.accumulate}
+    found = planner.plan(args.preset, args.gpus, **numbers, **options)
+    print(planner.slurm_script(args.preset, args.gpus, args.strategy) if args.slurm else planner.as_text(found))
+
+
+def check_run(preset: presets.Preset, images, stage: str, device: torch.device | str) -> None:
     """Raise ``ValueError`` before hours of training for what would only fail after them."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # what torch raises differs from device to device
         raise ValueError(
-            f"Cannot use the device {device!r}: expected cpu, or a cuda or mps that is there."
+            f"Cannot use the device '{device}': expected cpu, or a cuda or mps that is there."
         ) from error
     classes, expected = len(images.class_names), preset.model.num_classes
     if stage == "all" and classes != expected:
@@ -196,6 +206,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     sub.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
     sub.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
+    sub.add_argument("--strategy", choices=parallel.STRATEGIES, default="ddp", help=strategies)
     override = "override one number of the preset, for instance model_train.epochs=5; repeatable"
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
 
@@ -236,6 +248,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="everything, as JSON")
     sub.add_argument("--sides", default="4,8,16,32", help="grids n x n, powers of two (default: 4,8,16,32)")
     sub.add_argument("--no-timing", action="store_true", help="derive and count only")
+
+    sub = command("plan", cmd_plan)
+    sub.add_argument("--preset", default="var-d16", help="whose transformer to plan for (default: var-d16)")
+    sub.add_argument("--gpus", type=int, default=8, help="how many (default: 8)")
+    sub.add_argument("--gpu", choices=tuple(planner.PEAK), default="a100", help="which kind (default: a100)")
+    sub.add_argument("--strategy", choices=parallel.STRATEGIES, default="fsdp", help="default: fsdp")
+    share = "share of the GPU's peak that a run achieves; published runs imply 0.2 to 0.5 (default: 0.3)"
+    sub.add_argument("--utilisation", type=float, default=0.3, help=share)
+    sub.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
+    sub.add_argument("--accumulate", type=int, help="parts of each GPU's share of a batch (default: the preset's)")
+    sub.add_argument("--slurm", action="store_true", help="print a batch script for SLURM instead")
 
     sub = command("report", cmd_report)
     sub.add_argument("run", metavar="DIR", help="folder of a run")

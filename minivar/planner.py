@@ -167,3 +167,38 @@ def implied_utilisation() -> list[dict[str, object]]:
         at_one = plan(name, gpus, strategy="fsdp", utilisation=1.0)["days"]
         rows.append({"preset": name, "gpus": gpus, "days": days, "utilisation": at_one / days})
     return rows
+
+
+def as_text(found: dict[str, object]) -> str:
+    """A plan as a table for a terminal."""
+    lines = [f"{found['preset']}, {found['parameters'] / 1e6:,.0f} M parameters"]
+    lines += [f"  {key:28}{size / 1e9:10.2f} GB per GPU" for key, size in found["memory"].items() if size]
+    lines.append(f"  {'fits':28}{'yes' if found['fits'] else 'no: more GPUs, --recompute or --accumulate':>10}")
+    lines.append(f"  {'images per GPU at a time':28}{found['images per GPU at a time']:10}")
+    lines.append(f"  {'steps':28}{found['steps']:10,}")
+    lines.append(f"  {'PFLOPs per step':28}{found['FLOPs per step'] / 1e15:10.2f}")
+    lines.append(f"  {'days':28}{found['days']:10.1f}")
+    lines.append(f"  {'GPU-days':28}{found['GPU-days']:10.0f}")
+    lines.append(f"  {'images per second to read':28}{found['images per second']:10.0f}")
+    lines.append(f"  {'token cache, ten crops':28}{found['token cache'] / 1e9:10.1f} GB on disk")
+    return "\n".join(lines)
+
+
+def slurm_script(name: str, gpus: int, strategy: str = "fsdp", per_node: int = 8) -> str:
+    """A batch script that runs ``minivar train`` on as many nodes as the GPUs fill. Resubmit it to resume."""
+    here = min(gpus, per_node)
+    if gpus % here:
+        raise PlanError(f"{gpus} GPUs do not fill nodes of {per_node}: expected a multiple of {per_node}.")
+    return f"""#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={gpus // here}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={here}
+#SBATCH --cpus-per-task={8 * here}
+#SBATCH --time=2-00:00:00
+#SBATCH --requeue
+# DATA must hold train/ and val/ with one folder a class. The same command resumes, so the job may be requeued.
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun .venv/bin/torchrun --nnodes=$SLURM_NNODES --nproc-per-node={here} --rdzv-backend=c10d \\
+    --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$head:29500 \\
+    -m minivar.cli train --preset {name} --device cuda --strategy {strategy} --data "$DATA" --out runs/{name}"""

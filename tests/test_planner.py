@@ -1,0 +1,112 @@
+"""The planner: traced memory against real memory, arithmetic by hand, published runs, bad input."""
+
+import pytest
+import torch
+from conftest import var_config
+from test_cli import refused, run
+
+from minivar import planner, presets, train
+from minivar.raster import GPT, GPTConfig
+from minivar.transformer import VAR
+
+GPT_SMALL = GPTConfig(depth=2, width=32, heads=2, grid=(4, 4), codebook_size=50, num_classes=5, hidden=64)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("config", [var_config(), GPT_SMALL], ids=["VAR", "GPT"])
+def test_traced_activations_are_those_of_a_real_forward(config, recompute):
+    model = (GPT if isinstance(config, GPTConfig) else VAR)(config).train()
+    if recompute:
+        train.recompute(model)
+    traced = planner.trace_activations(config, recompute, precision=None)
+    for batch in (1, 3):
+        real = planner.kept_bytes(model, batch, None)
+        assert traced.of(batch) == pytest.approx(real, rel=0.02)
+
+
+def test_recomputing_keeps_less():
+    config = presets.get("duel-var").model
+    kept = [planner.trace_activations(config, recompute).per_image for recompute in (False, True)]
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_kept_bytes_of_a_known_graph(monkeypatch):
+    class Known(torch.nn.Module):
+        config = GPT_SMALL
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(7, 50))
+
+        def forward(self, labels, inputs):
+            return torch.ones(len(labels), 16, 7) @ self.weight  # keeps its input: 16 x 7 floats an image
+
+    # and cross-entropy keeps log-probabilities, 16 x 50 floats, its targets, 16 integers, and the sum of weights
+    extra = [planner.kept_bytes(Known(), batch, None) for batch in (1, 2)]
+    assert extra[1] - extra[0] == 4 * 16 * 7 + 4 * 16 * 50 + 8 * 16
+
+
+def test_a_plan_adds_up():
+    found = planner.plan("var-d16", 16, utilisation=0.5)
+    parameters, shards = 310_283_520, 16
+    assert found["parameters"] == parameters
+    memory = found["memory"]
+    assert memory["weights"] == memory["gradients"] == 4 * parameters // shards
+    assert memory["optimiser"] == 8 * parameters // shards
+    assert memory["sum"] == sum(value for key, value in memory.items() if key != "sum")
+    assert found["images per GPU at a time"] == 768 // 16
+    assert found["steps"] == 200 * (1_281_167 // 768)
+    seconds = found["steps"] * found["FLOPs per step"] / (16 * 312e12 * 0.5)
+    assert found["days"] == pytest.approx(seconds / 86400)
+    assert found["GPU-days"] == pytest.approx(16 * found["days"])
+    assert found["token cache"] == 10 * 1_281_167 * 680 * 2
+
+
+def test_forward_flops_are_two_for_every_weight_and_token():
+    found = planner.plan("llamagen-l-256", 8)
+    matrices = 12 * 2 * 24 * 1024**2  # roughly: 12 D^2 weights a layer, 2 FLOPs each
+    tokens = 256
+    forward = found["FLOPs per step"] / 3 / 256
+    assert forward == pytest.approx(matrices * tokens, rel=0.2)
+
+
+def test_ddp_keeps_everything_everywhere():
+    spread, whole = (planner.plan("var-d20", 8, strategy=s)["memory"] for s in ("fsdp", "ddp"))
+    assert whole["weights"] == pytest.approx(8 * spread["weights"], rel=1e-6)
+    assert whole["activations"] == spread["activations"]
+
+
+def test_published_runs_imply_a_utilisation_that_gpus_reach():
+    rows = planner.implied_utilisation()
+    assert len(rows) == 6
+    for row in rows:  # so a plan at 0.3 is off by a factor of 1.6 at most
+        assert 0.3 / 1.6 < row["utilisation"] < 0.3 * 1.6, row
+
+
+@pytest.mark.parametrize("name", [name for name in presets.PRESETS if name.startswith(("var-", "llamagen-"))])
+def test_every_published_preset_has_a_script(name):
+    text = planner.slurm_script(name, 16)
+    assert text.startswith("#!/bin/bash\n")
+    assert "#SBATCH --nodes=2\n" in text
+    assert f"--preset {name} --device cuda --strategy fsdp" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--gpus", 0), "at least one GPU"),
+        (("--utilisation", 1.5), "utilisation in (0, 1]"),
+        (("--gpus", 7), "multiple of GPUs x accumulate; got 7 GPUs"),
+        (("--preset", "var-d99"), "Unknown preset 'var-d99'"),
+        (("--gpus", 12, "--slurm"), "12 GPUs do not fill nodes of 8"),
+    ],
+)
+def test_impossible_plans_are_refused(capsys, options, words):
+    assert words in refused(capsys, "plan", *options)
+
+
+def test_the_command_prints_a_table(capsys):
+    printed = run(capsys, "plan", "--preset", "var-d30", "--gpus", 64)
+    assert "2,010 M parameters" in printed
+    assert "activations" in printed
+    assert "torchrun" in run(capsys, "plan", "--preset", "var-d30", "--gpus", 64, "--slurm")
