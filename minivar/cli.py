@@ -42,7 +42,10 @@ def cmd_train(args: argparse.Namespace) -> None:
     with parallel.workers(args.device, args.strategy) as these:
         images = data.training_set(preset, args.data)
         check_run(preset, images, args.stage, these.device)
-        tokenizer = train.train_tokenizer(preset, images, out, progress=these.leads, these=these)
+        weights = args.backbone_weights and Path(args.backbone_weights)
+        tokenizer = train.train_tokenizer(
+            preset, images, out, progress=these.leads, these=these, backbone_weights=weights
+        )
         if args.stage == "all":
             train.train_model(preset, tokenizer, images, out, progress=these.leads, these=these)
         if these.leads:
@@ -204,6 +207,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)} (default: digits)")
     sub.add_argument("--out", metavar="DIR", help="folder for checkpoints and logs (default: runs/PRESET)")
     sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
+    weights = "torchvision's vgg16 weights, for the perceptual term of the loss (default: downloaded where needed)"
+    sub.add_argument("--backbone-weights", metavar="FILE", help=weights)
     sub.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
     sub.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"

@@ -104,6 +104,13 @@ def spread(model: nn.Module, these: Workers) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids)
 
 
+def share(tensor: Tensor) -> None:
+    """Give every rank the values of rank 0, in place."""
+    if dist.is_available() and dist.is_initialized():
+        with torch.no_grad():
+            dist.broadcast(tensor, 0)
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP has spread this model."""
     return any(isinstance(parameter, dist.tensor.DTensor) for parameter in model.parameters())

@@ -35,6 +35,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from minivar.losses import LLAMAGEN_LOSS, PIXEL_LOSS, VAR_LOSS, LossConfig
 from minivar.nets import NetConfig
 from minivar.raster import GPTConfig
 from minivar.scales import VAR_512, ScaleSchedule
@@ -78,6 +79,7 @@ class Preset:
     model: VARConfig | GPTConfig
     model_train: TrainConfig
     sampling: SamplingConfig | RasterSamplingConfig
+    tokenizer_loss: LossConfig = PIXEL_LOSS
 
 
 def _digits(name: str, tokenizer_epochs: float, var_epochs: float, views: int = 1) -> Preset:
@@ -135,7 +137,7 @@ def _published(name: str) -> Preset:
     tokenizer = TokenizerConfig(image_size=512, schedule=VAR_512) if large else TokenizerConfig()
     var = VARConfig.from_depth(depth, schedule=tokenizer.schedule, shared_adaln=large, gamma_init=gamma_init)
     tokenizer_train = TrainConfig(epochs=20, batch_size=768, base_lr=1e-4, betas=(0.5, 0.9), weight_decay=0.0)
-    return Preset(name, "folder", 1, tokenizer, tokenizer_train, var, var_train, SamplingConfig())
+    return Preset(name, "folder", 1, tokenizer, tokenizer_train, var, var_train, SamplingConfig(), VAR_LOSS)
 
 
 def _duel(name: str, model: VARConfig | GPTConfig, **tokenizer_differs) -> Preset:
@@ -200,8 +202,8 @@ def _llamagen(size: str, pixels: int) -> Preset:
         epochs=300, batch_size=batch, base_lr=lr * 256 / batch, warmup=0.0, final_lr_ratio=1.0, clip=1.0
     )
     model = GPTConfig(depth, width, heads, grid=(pixels // 16, pixels // 16))
-    sampling = RasterSamplingConfig(cfg=2.0)
-    return Preset(f"llamagen-{size}-{pixels}", "folder", 1, tokenizer, tokenizer_train, model, model_train, sampling)
+    sampling, name = RasterSamplingConfig(cfg=2.0), f"llamagen-{size}-{pixels}"
+    return Preset(name, "folder", 1, tokenizer, tokenizer_train, model, model_train, sampling, LLAMAGEN_LOSS)
 
 
 PRESETS: dict[str, Preset] = {

@@ -7,10 +7,14 @@ which are computed once, before training.
 Explained in ``notebooks/02_raster.ipynb`` and ``notebooks/06_training.ipynb``.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minivar import parallel
+from minivar.losses import PIXEL_LOSS, LossConfig, TokenizerLoss
 from minivar.metrics import codebook_usage
 from minivar.raster import GPT
 from minivar.tokenizer import VQVAE
@@ -18,28 +22,54 @@ from minivar.transformer import VAR
 
 
 class TokenizerTask:
-    """Reconstruction plus the quantiser's loss; dead codes are revived every ``revive_every`` steps, 0: never."""
+    """A tokenizer's loss; dead codes are revived every ``revive_every`` steps, 0: never.
+
+    With a discriminator, ``train.fit`` plays both sides: ``opponent_loss`` is the other one's turn.
+    """
 
     name = "tokenizer"
 
-    def __init__(self, model: VQVAE, data, l1: float = 0.2, l2: float = 1.0, revive_every: int = 20) -> None:
+    def __init__(
+        self,
+        model: VQVAE,
+        data,
+        loss: LossConfig = PIXEL_LOSS,
+        steps: int = 1,
+        revive_every: int = 20,
+        backbone_weights: Path | None = None,
+    ) -> None:
+        """``steps`` of the whole run, of which the discriminator's start is a share; weights as in ``Perceptual``."""
         self.model = self.run = model
         self.data = data
-        self.l1, self.l2, self.revive_every = l1, l2, revive_every
+        self.revive_every = revive_every
+        device = next(model.parameters()).device
+        self.objective = TokenizerLoss(loss, model.config.nets.image_channels, steps, backbone_weights).to(device)
+        self.opponent = self.objective.discriminator
+        self.step = 0  # set by the loop
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and what to log of it."""
-        images = self.data.batch(index)[0].to(device)
-        out = self.run(images)
-        l1, l2 = F.l1_loss(out.reconstruction, images), F.mse_loss(out.reconstruction, images)
-        self.last = out
-        stats = {"mse": l2, "quantizer_loss": out.loss, "scale_errors": out.scale_errors}
-        return self.l1 * l1 + self.l2 * l2 + out.loss, stats
+        self.images = self.data.batch(index)[0].to(device)
+        self.last = out = self.run(self.images)
+        quantizer = self.model.quantizer
+        vectors = torch.cat(out.residuals) if self.objective.config.entropy else None
+        last_layer = self.model.decoder.conv_out.weight
+        loss, stats = self.objective(
+            self.images, out.reconstruction, out.loss, self.step, last_layer, vectors, quantizer.codes
+        )
+        return loss, {**stats, "scale_errors": out.scale_errors}
+
+    def opponent_loss(self, judge) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss on the images and reconstructions of the last ``loss``."""
+        return self.objective.discriminator_loss(self.images, self.last.reconstruction.detach(), self.step, judge)
 
     def after_step(self, step: int) -> None:
-        """Revive codes that fell out of use."""
+        """Revive codes that fell out of use; on several ranks, as rank 0 does."""
         if self.revive_every and step % self.revive_every == 0:
-            self.model.quantizer.revive_dead_codes(self.last.residuals)
+            quantizer = self.model.quantizer
+            quantizer.revive_dead_codes(self.last.residuals)
+            for tensor in (quantizer.codebook, quantizer.usage_KV):
+                parallel.share(tensor)
 
     @torch.no_grad()
     def evaluate(self, device: torch.device) -> dict[str, float | list[float]]:

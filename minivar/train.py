@@ -125,7 +125,10 @@ def fit(
     check_config(config, these)
     steps = total_steps(size, config)
     what = {"images": size, "fingerprint": task.data.fingerprint}
-    run = json.loads(json.dumps({"train": asdict(config), "model": asdict(model.config), "data": what}))
+    run = {"train": asdict(config), "model": asdict(model.config), "data": what}
+    if hasattr(task, "objective"):
+        run["loss"] = asdict(task.objective.config)
+    run = json.loads(json.dumps(run))
     state_path, log_path = out / f"{task.name}.state.safetensors", out / "metrics.jsonl"
 
     if config.recompute:
@@ -134,6 +137,11 @@ def fit(
     task.run = torch.compile(wrapped) if config.compile else wrapped
     optimizer = torch.optim.AdamW(parameter_groups(model), betas=config.betas)
     parts = Parts({"model": (model, optimizer)}, average_of(model) if config.ema else {})
+    opponent, optimizers = getattr(task, "opponent", None), [optimizer]
+    if opponent is not None:  # a discriminator, which learns beside the model, with an optimiser of its own
+        judge = parallel.spread(opponent, these)
+        optimizers.append(torch.optim.AdamW(parameter_groups(opponent), betas=config.betas))
+        parts.models["opponent"] = (task.objective, optimizers[1])
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": None}[config.precision]
     precision = precision if these.device.type == "cuda" else None
     scaler = torch.amp.GradScaler(these.device.type, enabled=precision == torch.float16)
@@ -149,10 +157,11 @@ def fit(
     watch = Watch(task.name, log_path if these.leads else None, first, steps, config, progress and these.leads)
     model.train()
     for step in range(first, steps):
-        for group in optimizer.param_groups:
+        for group in [group for each in optimizers for group in each.param_groups]:
             group["lr"] = learning_rate(step, steps, config)
             group["weight_decay"] = weight_decay(step, steps, config) if group["decays"] else 0.0
         optimizer.zero_grad(set_to_none=True)
+        task.step = step
         # (accumulate, ranks, images): every rank takes its own row of each part
         index = batch_indices(step, size, config).view(config.accumulate, these.count, -1)[:, these.rank]
         shares: list[dict[str, Tensor]] = []
@@ -167,6 +176,14 @@ def fit(
         if hasattr(grad_norm, "full_tensor"):
             grad_norm = grad_norm.full_tensor()
         stats = {key: torch.stack([share[key].detach() for share in shares]).mean(0) for key in shares[0]}
+        if opponent is not None:  # its turn, on the last part of the batch
+            loss, more = task.opponent_loss(judge)
+            if loss.requires_grad:
+                optimizers[1].zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(opponent.parameters(), config.clip)
+                optimizers[1].step()
+            stats |= more
         stats = {key: these.mean(value) for key, value in {**stats, "grad_norm": grad_norm}.items()}
         if not all(math.isfinite(stats[key]) for key in ("loss", "grad_norm")) and not scaler.is_enabled():
             raise TrainingError(not_finite(task, config, stats, step, index, state_path))
@@ -237,12 +254,23 @@ def not_finite(task, config: TrainConfig, stats: dict, step: int, index: Tensor,
 
 
 def train_tokenizer(
-    preset, data, out: Path, device="cpu", progress: bool = True, these: Workers | None = None
+    preset,
+    data,
+    out: Path,
+    device="cpu",
+    progress: bool = True,
+    these: Workers | None = None,
+    backbone_weights: Path | None = None,
 ) -> VQVAE:
-    """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``."""
+    """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``.
+
+    ``backbone_weights``: a file with the weights of VGG-16, for presets whose loss has a perceptual term.
+    """
     torch.manual_seed(preset.tokenizer_train.seed)
     model = VQVAE(preset.tokenizer).to(these.device if these else device)
-    fit(TokenizerTask(model, data), preset.tokenizer_train, out, {"preset": preset.name}, progress, these)
+    steps = total_steps(len(data), preset.tokenizer_train)
+    task = TokenizerTask(model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights)
+    fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, these)
     return model
 
 
