@@ -26,6 +26,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from minivar.tokenizer import VQVAE
+
 STRATEGIES = ("ddp", "fsdp")
 
 
@@ -101,7 +103,8 @@ def spread(model: nn.Module, these: Workers) -> nn.Module:
             fully_shard(block, mesh=mesh)
         return fully_shard(model, mesh=mesh)
     ids = [these.device.index] if these.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids)
+    # a short schedule may leave one of the tokenizer's phi convolutions without work
+    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=isinstance(model, VQVAE))
 
 
 def share(tensor: Tensor) -> None:

@@ -423,19 +423,19 @@ def test_llamagen_starts_at_a_step_with_a_constant_weight(tokenizer, images):
 
 def train(loss: TokenizerLoss, tokenizer: VQVAE, batches, optimisers, first: int = 0) -> list:
     """A training loop as ``TokenizerLoss`` describes it; returns its statistics, step by step."""
-    log, both = [], optimisers
+    log, (optimiser, of_discriminator) = [], optimisers
     for step, images in enumerate(batches, first):
         out = tokenizer(images)
         total, stats = loss(images, out.reconstruction, out.loss, step, tokenizer.decoder.conv_out.weight)
-        both[0].zero_grad()
+        optimiser.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
-        both[0].step()
+        optimiser.step()
         judged, judgement = loss.discriminator_loss(images, out.reconstruction, step)
         if judged.requires_grad:
-            both[1].zero_grad()
+            of_discriminator.zero_grad()
             judged.backward()
-            both[1].step()
+            of_discriminator.step()
         log.append({name: value.item() for name, value in {**stats, **judgement}.items()})
         if step % 10 == 0:
             tokenizer.quantizer.revive_dead_codes(out.residuals)
