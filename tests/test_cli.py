@@ -18,7 +18,7 @@ from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
 
-COMMANDS = ("train", "sample", "reconstruct", "info", "report")
+COMMANDS = ("train", "sample", "reconstruct", "info", "complexity", "report")
 NETS = dataclasses.replace(conftest.NETS, patch=2)
 
 
