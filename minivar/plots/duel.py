@@ -34,7 +34,8 @@ def duel_points(entries, metrics: dict[str, str], title: str, limits=None) -> Fi
             values = [run[metric] for run in runs]
             ax.plot(2 * [np.mean(values)], (y - 0.32, y + 0.32), color=colour, lw=2)
             face = colour if protocol == "images" else "white"
-            ax.scatter(values, len(values) * [y], s=46, marker=marker, facecolor=face, edgecolor=colour, zorder=3)
+            offsets = np.linspace(y - 0.14, y + 0.14, len(values))  # so that seeds do not hide each other
+            ax.scatter(values, offsets, s=40, marker=marker, facecolor=face, edgecolor=colour, zorder=3)
             limit = (limits or {}).get(metric, {}).get(model)
             if limit is not None:
                 ax.plot(2 * [limit], (y - 0.5, y + 0.5), color="0.35", lw=1.2, ls=":")
