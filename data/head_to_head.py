@@ -3,7 +3,7 @@
 python data/head_to_head.py train 0     # seed 0: two tokenizers (shared by all seeds), then five transformers
 python data/head_to_head.py train 1
 python data/head_to_head.py score       # samples, scores and sampling times -> data/results/head_to_head.json
-python data/head_to_head.py ship        # the transformers of seed 0 -> data/checkpoints/duel-*
+python data/head_to_head.py ship        # VAR and LlamaGen style of seed 0 -> data/checkpoints/duel-*
 
 Protocol. Equal parameters: 1.00 million, within 0.5 %. Equal images: every transformer sees the same 96,000 images in
 the same order (duel-NAME). Equal time: the raster models go on until they have had the minutes that VAR took
@@ -158,13 +158,18 @@ def score() -> None:
                 taken = seconds(lambda m=model, t=tokenizer, c=cond, o=options: sampler.draw(m, t, c, **o))
                 result["seconds"].append({"model": model_name, "count": count, "cache": use_cache, "seconds": taken})
                 print(model_name, count, use_cache, f"{taken:.3f} s", flush=True)
+    model, _ = checkpoints.load(RUNS / "gpt2-0" / "gpt.safetensors")  # not shipped: 20 of its samples are, as tokens
+    drawn = sampler.draw(
+        model, None, torch.arange(20) % 10, torch.Generator().manual_seed(0), **settings("gpt2", 2.0)
+    )
+    result["gpt2_tokens"] = drawn.tokens.tolist()
     result["threads"] = torch.get_num_threads()
     checkpoints.write_atomically(RESULTS, lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
 
 
 def ship() -> None:
-    """Write the transformers of seed 0 and their tokenizers in float16, which halves the files."""
-    for model_name in MODELS:
+    """Write two transformers of seed 0 and their tokenizers in float16, which halves the files."""
+    for model_name in ("var", "llamagen"):
         phase = "var" if model_name == "var" else "gpt"
         folder = data.DATA_ROOT / "checkpoints" / f"duel-{model_name}"
         sources = {phase: RUNS / f"{model_name}-0", "tokenizer": RUNS / f"tok-{TOKENIZERS[model_name]}"}
