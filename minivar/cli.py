@@ -41,7 +41,7 @@ def cmd_train(args: argparse.Namespace) -> None:
     out = Path(args.out or f"runs/{preset.name}")
     with parallel.workers(args.device, args.strategy) as these:
         images = data.training_set(preset, args.data)
-        check_run(preset, images, args.stage, these.device)
+        check_run(preset, images, args.stage)
         weights = args.backbone_weights and Path(args.backbone_weights)
         tokenizer = train.train_tokenizer(
             preset, images, out, progress=these.leads, these=these, backbone_weights=weights
@@ -60,14 +60,8 @@ def cmd_plan(args: argparse.Namespace) -> None:
     print(planner.slurm_script(args.preset, args.gpus, args.strategy) if args.slurm else planner.as_text(found))
 
 
-def check_run(preset: presets.Preset, images, stage: str, device: torch.device | str) -> None:
+def check_run(preset: presets.Preset, images, stage: str) -> None:
     """Raise ``ValueError`` before hours of training for what would only fail after them."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises differs from device to device
-        raise ValueError(
-            f"Cannot use the device '{device}': expected cpu, or a cuda or mps that is there."
-        ) from error
     classes, expected = len(images.class_names), preset.model.num_classes
     if stage == "all" and classes != expected:
         raise ValueError(

@@ -71,14 +71,19 @@ class Workers:
 def workers(device: str = "cpu", strategy: str = "ddp"):
     """Join the processes that ``torchrun`` started, or be the only one: a context that yields ``Workers``.
 
-    Raises ``ValueError`` for an unknown strategy.
+    Raises ``ValueError`` for an unknown strategy, or a device that is not there.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"Unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}.")
-    if "RANK" not in os.environ:
-        yield Workers(torch.device(device))
+    spread_out = "RANK" in os.environ
+    name = f"cuda:{os.environ['LOCAL_RANK']}" if spread_out and device.startswith("cuda") else device
+    try:
+        local = torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:  # what torch raises differs from device to device
+        raise ValueError(f"Cannot use the device {name!r}: expected cpu, or a cuda or mps that is there.") from error
+    if not spread_out:
+        yield Workers(local)
         return
-    local = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device.startswith("cuda") else device)
     if local.type == "cuda":
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
