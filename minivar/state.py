@@ -3,7 +3,7 @@
 One process, or several with DDP, keep everything in one safetensors file, written atomically. Where FSDP has spread
 the model, every rank writes its own shard with ``torch.distributed.checkpoint``, into a folder of its own for each
 saved step, and a small file that is replaced atomically says which folder is whole. Either kind can be resumed by any
-number of ranks. Explained in ``notebooks/06_training.ipynb`` and ``notebooks/13_imagenet.ipynb``.
+number of ranks. Explained in ``notebooks/06_training.ipynb``.
 """
 
 import json
