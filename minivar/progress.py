@@ -1,7 +1,7 @@
 """What a person watches while a model trains: the bar, the log, TensorBoard, and a forecast after the first steps."""
 
 import json
-import resource
+import sys
 import time
 from pathlib import Path
 
@@ -83,10 +83,15 @@ class Watch:
 
 
 def peak_memory() -> float:
-    """GB: of the GPU where there is one, else of the process."""
+    """GB: of the GPU where there is one, else of the process (0 on Windows, which does not tell)."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def board(folder: Path):
