@@ -156,7 +156,9 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from conftest import tokenizer_config
-from minivar import checkpoints, train
+from minivar import checkpoints
+from minivar.parallel import Workers
+from minivar.state import Parts, save_state
 from minivar.tokenizer import VQVAE
 
 torch.manual_seed(1)
@@ -164,7 +166,7 @@ model, path = VQVAE(tokenizer_config()), Path(sys.argv[1])
 optimizer = torch.optim.AdamW(model.parameters())
 writers = {
     "model": lambda: checkpoints.save(model, path),
-    "state": lambda: train.save_state(path, model, optimizer, {}, 7),
+    "state": lambda: save_state(path, Parts({"model": (model, optimizer)}, {}), {}, 7, Workers()),
     "text": lambda: checkpoints.write_atomically(path, lambda temporary: temporary.write_text("x" * 100_000)),
 }
 errors = {}
