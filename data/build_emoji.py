@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from build_digits import BuildError, check, fetch, npy_members, to_npz
+from build_digits import BuildError, check, fetch, npy_members, read_archive, to_npz
 from PIL import Image
 
 VERSION = "16.0.0"
@@ -97,12 +97,7 @@ def is_heldout(base: str, salt: int = SALT) -> bool:
 def read_package(tgz: Path, style: str) -> tuple[list[dict], dict[str, bytes]]:
     """Returns the emoji that the package lists, in Unicode's order, and its 64 x 64 PNG files by name."""
     name, expected = STYLES[style]
-    if not tgz.is_file():
-        raise BuildError(f"{tgz} is not a file; expected what `npm pack emoji-datasource-{name}@{VERSION}` makes.")
-    content = tgz.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != expected:
-        raise BuildError(f"{tgz} has sha256 {digest}, expected {expected}, of emoji-datasource-{name} {VERSION}.")
+    content = read_archive(tgz, f"emoji-datasource-{name}@{VERSION}", expected)
     folder, listing, files = f"package/img/{name}/64/", None, {}
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for member in archive:

@@ -15,13 +15,13 @@ from http.client import HTTPException
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from minivar.checkpoints.published import CheckpointError, unwrap
 from minivar.nets import DiscriminatorConfig, PatchDiscriminator
+from minivar.parallel import mean_over_ranks
 from minivar.quantizers import full_precision
 
 
@@ -170,15 +170,6 @@ def hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor
 def hinge_generator_loss(logits_fake: Tensor) -> Tensor:
     """-E[D(y)]: the tokenizer wants its reconstructions to be judged real."""
     return -logits_fake.mean()
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes of a distributed run, without gradients; itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value.detach()
-    value = value.detach().clone()
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
 
 
 def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor | None) -> Tensor:

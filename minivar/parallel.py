@@ -44,14 +44,6 @@ class Workers:
         """Whether this process writes files and draws the progress bar."""
         return self.rank == 0
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The average of a tensor over the processes."""
-        if self.count > 1:
-            value = value.detach().clone()
-            dist.all_reduce(value)
-            value /= self.count
-        return value
-
     def wait(self) -> None:
         """Until every process is here."""
         if self.count > 1:
@@ -109,6 +101,15 @@ def spread(model: nn.Module, these: Workers) -> nn.Module:
     ids = [these.device.index] if these.device.type == "cuda" else None
     # a short schedule may leave one of the tokenizer's phi convolutions without work
     return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=isinstance(model, VQVAE))
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes of a distributed run, without gradients; itself in a single process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value.detach()
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()
 
 
 def share(tensor: Tensor) -> None:

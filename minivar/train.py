@@ -184,7 +184,7 @@ def fit(
                 nn.utils.clip_grad_norm_(opponent.parameters(), config.clip)
                 optimizers[1].step()
             stats |= more
-        stats = {key: these.mean(value) for key, value in {**stats, "grad_norm": grad_norm}.items()}
+        stats = {key: parallel.mean_over_ranks(value) for key, value in {**stats, "grad_norm": grad_norm}.items()}
         if not all(math.isfinite(stats[key]) for key in ("loss", "grad_norm")) and not scaler.is_enabled():
             raise TrainingError(not_finite(task, config, stats, step, index, state_path))
         scaler.step(optimizer)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 
 def same(got: object, expected: object) -> bool:
+    """Whether an answer is right: tensors and floats up to rounding, anything else in type and value."""
     if isinstance(expected, Tensor):
         if not isinstance(got, Tensor) or got.shape != expected.shape:
             return False
@@ -17,6 +18,7 @@ def same(got: object, expected: object) -> bool:
 
 
 def show(value: object) -> str:
+    """A value on one line of at most 160 characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= 160 else text[:157] + "..."
 

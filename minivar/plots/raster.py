@@ -45,7 +45,7 @@ def filling(
     figure, axes = plt.subplots(2, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
-    for row, (stages, titles), label, colour in zip(axes, rows, labels, COLOURS[:2], strict=True):
+    for row, (stages, titles), label, colour in zip(axes, rows, labels, (COLOURS[1], COLOURS[0]), strict=True):
         for ax, image, name in zip(row, stages, titles, strict=False):
             ax.axis("on")
             show_image(ax, image, name)
