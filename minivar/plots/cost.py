@@ -119,7 +119,7 @@ def cost_bars(n: int, limits: tuple[int, int] = (2, 64)) -> Figure:
         values = [row[what] for row in costs]
         lowest, highest = (f(row[what] for rows in ends for row in rows if row[what]) for f in (min, max))
         # room for the numbers to the right of the longest bar
-        left, right = lowest / 3, highest * (highest / lowest) ** 0.42
+        left, right = lowest / 3, highest * (3 * highest / lowest) ** 0.5
         for i, (value, (colour, _)) in enumerate(zip(values, ORDER_STYLE.values(), strict=True)):
             ax.barh(i, max(value - left, 0), left=left, color=colour)
             ax.text(max(value, left) * (right / left) ** 0.02, i, _short(value), va="center", fontsize=9)
