@@ -50,6 +50,9 @@ def save_state(path: Path, parts: Parts, run: dict, step: int, these: Workers) -
                 tensors |= {f"{name}.optimizer/{index}/{key}": value for key, value in moments.items()}
         tensors |= {f"ema.{key}": value for key, value in parts.ema.items()}
         checkpoints.write_tensors(path, tensors, {"step": step, "run": run, "ranks": these.count})
+        if _pointer(path).is_file():  # shards of more ranks, now older than the file
+            _pointer(path).unlink()
+            shutil.rmtree(_pointer(path).parent)
     these.wait()
 
 

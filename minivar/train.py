@@ -176,14 +176,8 @@ def fit(
         if hasattr(grad_norm, "full_tensor"):
             grad_norm = grad_norm.full_tensor()
         stats = {key: torch.stack([share[key].detach() for share in shares]).mean(0) for key in shares[0]}
-        if opponent is not None:  # its turn, on the last part of the batch
-            loss, more = task.opponent_loss(judge)
-            if loss.requires_grad:
-                optimizers[1].zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(opponent.parameters(), config.clip)
-                optimizers[1].step()
-            stats |= more
+        if opponent is not None:
+            stats |= opponents_turn(task, judge, optimizers[1], config.clip)
         stats = {key: parallel.mean_over_ranks(value) for key, value in {**stats, "grad_norm": grad_norm}.items()}
         if not all(math.isfinite(stats[key]) for key in ("loss", "grad_norm")) and not scaler.is_enabled():
             raise TrainingError(not_finite(task, config, stats, step, index, state_path))
@@ -208,6 +202,17 @@ def fit(
             checkpoints.save(model, final_path, state, trained=trained, **(header or {}))
     these.wait()
     return {"steps": steps, "seconds": watch.seconds, "resumed_at": first}
+
+
+def opponents_turn(task, judge: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> dict[str, Tensor]:
+    """One step of the discriminator, on the last part of the batch, and what to log of it; none before its start."""
+    loss, stats = task.opponent_loss(judge)
+    if loss.requires_grad:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(task.opponent.parameters(), clip)
+        optimizer.step()
+    return stats
 
 
 def check_config(config: TrainConfig, these: Workers) -> None:

@@ -69,6 +69,9 @@ def test_two_ranks_begin_and_one_goes_on(alone, tmp_path, strategy):
     assert launch(out, 2, strategy, kill_at=6) != 0
     assert launch(out, 0) == 0
     assert losses(out) == pytest.approx(losses(alone), rel=1e-5)
+    finished = (out / "metrics.jsonl").read_bytes()
+    assert launch(out, 0) == 0  # finds the newer state, not the older one of two ranks, and has nothing to do
+    assert (out / "metrics.jsonl").read_bytes() == finished
 
 
 def test_averaged_weights_are_the_same_sharded_or_not(tmp_path):
