@@ -1,7 +1,7 @@
 """Datasets as batches of (image in [-1, 1], label), whatever they are read from.
 
 Every dataset here has the same small interface: ``len(set)``, ``class_names``, ``image_shape`` and
-``batch(index) -> (images, labels)``. Embedded data (``data/*.npz``) needs no download.
+``batch(index, epoch) -> (images, labels)``. Embedded data (``data/*.npz``) needs no download.
 """
 
 import zlib
@@ -31,6 +31,16 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """float in [-1, 1] -> uint8 in 0..255, rounded; the inverse of ``to_float``."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def view_of(index: Tensor, epoch: int, views: int | None) -> Tensor:
+    """Which view (crop) of each image an epoch shows: int64 indices (B,) -> int64 view numbers (B,).
+
+    With ``views`` None there is a fresh view every epoch, v = e; with V views they take turns, v = (i + e) mod V, so
+    that each epoch shows a mixture of them and V epochs in a row show every view of every image once.
+    """
+    index = torch.as_tensor(index, dtype=torch.int64)
+    return torch.full_like(index, epoch) if views is None else (index + epoch) % views
 
 
 class Labels(NamedTuple):
@@ -77,8 +87,11 @@ class ArraySet:
         """(channels, height, width)."""
         return tuple(self.images.shape[1:])
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """int64 indices (B,) -> float32 images (B, channels, height, width) in [-1, 1], int64 labels (B,)."""
+    def batch(self, index: Tensor | slice, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """int64 indices (B,) -> float32 images (B, channels, height, width) in [-1, 1], int64 labels (B,).
+
+        ``epoch`` is for datasets that crop an image anew each time; here it changes nothing.
+        """
         return to_float(self.images[index]), self.labels[index]
 
 

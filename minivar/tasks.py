@@ -45,11 +45,11 @@ class TokenizerTask:
         device = next(model.parameters()).device
         self.objective = TokenizerLoss(loss, model.config.nets.image_channels, steps, backbone_weights).to(device)
         self.opponent = self.objective.discriminator
-        self.step = 0  # set by the loop
+        self.step = self.epoch = 0  # set by the loop
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and what to log of it."""
-        self.images = self.data.batch(index)[0].to(device)
+        self.images = self.data.batch(index, self.epoch)[0].to(device)
         self.last = out = self.run(self.images)
         quantizer = self.model.quantizer
         vectors = torch.cat(out.residuals) if self.objective.config.entropy else None

@@ -10,6 +10,7 @@ Explained in ``notebooks/06_training.ipynb``.
 import functools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,13 +89,17 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 # The loop ---------------------------------------------------------------------------------------------------------
 
 
-def batch_indices(step: int, size: int, config: TrainConfig) -> Tensor:
-    """The images of a step: epochs are permutations that depend on seed and epoch alone, so any step can be found."""
-    per_epoch = size // config.batch_size
-    epoch, position = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    order = torch.randperm(size, generator=generator)
-    return order[position * config.batch_size : (position + 1) * config.batch_size]
+@functools.lru_cache(maxsize=2)
+def epoch_order(epoch: int, size: int, seed: int, order: Callable = torch.randperm) -> Tensor:
+    """A permutation that depends on seed and epoch alone, so that any step can be found."""
+    return order(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def batch_indices(step: int, size: int, config: TrainConfig, order: Callable = torch.randperm) -> Tensor:
+    """The images of a step; ``order`` is the data's own where it cannot be read in any order, as from shards."""
+    epoch, position = divmod(step, size // config.batch_size)
+    images = epoch_order(epoch, size, config.seed, order)
+    return images[position * config.batch_size : (position + 1) * config.batch_size]
 
 
 def total_steps(size: int, config: TrainConfig) -> int:
@@ -155,15 +160,16 @@ def fit(
             stale.unlink()
     these.wait()
     watch = Watch(task.name, log_path if these.leads else None, first, steps, config, progress and these.leads)
+    order = getattr(task.data, "order", torch.randperm)
     model.train()
     for step in range(first, steps):
         for group in [group for each in optimizers for group in each.param_groups]:
             group["lr"] = learning_rate(step, steps, config)
             group["weight_decay"] = weight_decay(step, steps, config) if group["decays"] else 0.0
         optimizer.zero_grad(set_to_none=True)
-        task.step = step
+        task.step, task.epoch = step, step // (size // config.batch_size)
         # (accumulate, ranks, images): every rank takes its own row of each part
-        index = batch_indices(step, size, config).view(config.accumulate, these.count, -1)[:, these.rank]
+        index = batch_indices(step, size, config, order).view(config.accumulate, these.count, -1)[:, these.rank]
         shares: list[dict[str, Tensor]] = []
         for i, part in enumerate(index):
             with parallel.hold_gradients(wrapped, last=i == config.accumulate - 1):

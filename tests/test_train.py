@@ -182,7 +182,7 @@ class Poisoned(ArraySet):
         super().__init__(clean.images, clean.labels, clean.class_names)
         self.left = good
 
-    def batch(self, index):
+    def batch(self, index, epoch=0):
         images, labels = super().batch(index)
         self.left -= 1
         if self.left < 0:
@@ -305,7 +305,7 @@ class Breaking(ArraySet):
         super().__init__(clean.images, clean.labels, clean.class_names)
         self.left = batches
 
-    def batch(self, index):
+    def batch(self, index, epoch=0):
         self.left -= 1
         if self.left < 0:
             raise Interrupted
