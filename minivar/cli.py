@@ -1,11 +1,13 @@
-"""The command line: ``minivar train | sample | reconstruct | info | complexity | plan | report``.
+"""The command line: ``minivar train | tokenize | sample | reconstruct | info | complexity | plan | report``.
 
 Also ``python -m minivar.cli``. Every error that a user can cause is one sentence on standard error and exit code 2.
 """
 
 import argparse
+import dataclasses
 import json
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minivar import checkpoints, complexity, data, parallel, planner, plots, presets, sampler, train
+from minivar import caches, checkpoints, complexity, data, parallel, planner, plots, presets, sampler, train
 from minivar.raster import GPT, GPTConfig
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
@@ -38,14 +40,22 @@ def cmd_train(args: argparse.Namespace) -> None:
     """Train a tokenizer and a transformer, next-scale or raster; the same command resumes."""
     overrides = dict(part.partition("=")[::2] for part in args.set)
     preset = presets.get(args.preset, {key: presets.parse_value(value) for key, value in overrides.items()})
+    if args.stage == "tokenizer" and (args.tokens or args.tokenizer):
+        raise ValueError("--stage tokenizer learns from pixels; got --tokens or --tokenizer, which are made already.")
     out = Path(args.out or f"runs/{preset.name}")
     with parallel.workers(args.device, args.strategy) as these:
-        images = data.training_set(preset, args.data)
-        check_run(preset, images, args.stage)
-        weights = args.backbone_weights and Path(args.backbone_weights)
-        tokenizer = train.train_tokenizer(
-            preset, images, out, progress=these.leads, these=these, backbone_weights=weights
-        )
+        if args.tokens:
+            images = caches.TokenCache(args.tokens, verify=not args.no_verify, these=these)
+        else:
+            images = data.training_set(preset, args.data)
+        if args.tokens or args.tokenizer:
+            tokenizer = take_tokenizer(Path(args.tokenizer or out), out, preset, images, these)
+        else:
+            check_run(preset, images, args.stage, these)
+            weights = args.backbone_weights and Path(args.backbone_weights)
+            tokenizer = train.train_tokenizer(
+                preset, images, out, progress=these.leads, these=these, backbone_weights=weights
+            )
         if args.stage == "all":
             train.train_model(preset, tokenizer, images, out, progress=these.leads, these=these)
         if these.leads:
@@ -60,15 +70,60 @@ def cmd_plan(args: argparse.Namespace) -> None:
     print(planner.slurm_script(args.preset, args.gpus, args.strategy) if args.slurm else planner.as_text(found))
 
 
-def check_run(preset: presets.Preset, images, stage: str) -> None:
+def check_run(preset: presets.Preset, images, stage: str, these: parallel.Workers) -> None:
     """Raise ``ValueError`` before hours of training for what would only fail after them."""
-    classes, expected = len(images.class_names), preset.model.num_classes
-    if stage == "all" and classes != expected:
-        raise ValueError(
-            f"The preset has {expected} classes, the data has {classes}: add --set model.num_classes={classes}."
-        )
-    if stage == "all":
-        checkpoints.check_pair(preset.tokenizer, preset.model)
+    if stage == "tokenizer":
+        return
+    got, expected = len(images.class_names), preset.model.num_classes
+    if got != expected:
+        raise ValueError(f"The preset has {expected} classes, the data has {got}: add --set model.num_classes={got}.")
+    checkpoints.check_pair(preset.tokenizer, preset.model)
+    train.check_config(preset.model_train, these, len(images))
+
+
+def take_tokenizer(folder: Path, out: Path, preset: presets.Preset, images, these: parallel.Workers) -> VQVAE:
+    """A tokenizer that is trained already; a run that takes it from elsewhere gets a copy.
+
+    Raises ``ValueError`` unless preset, data and tokenizer belong together.
+    """
+    given, own = folder / "tokenizer.safetensors", out / "tokenizer.safetensors"
+    tokenizer, _ = checkpoints.load(given, "VQVAE")
+    check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", these)
+    if isinstance(images, caches.TokenCache):
+        images.check(tokenizer, preset.model)
+    if own.is_file():
+        there, _ = checkpoints.load(own, "VQVAE")
+        if caches.tokenizer_fingerprint(there) != caches.tokenizer_fingerprint(tokenizer):
+            raise ValueError(f"{out} has a tokenizer of its own, another than {folder} has: choose another --out.")
+    elif these.leads:
+        checkpoints.write_atomically(own, lambda temporary: shutil.copyfile(given, temporary))
+    return tokenizer
+
+
+def cmd_tokenize(args: argparse.Namespace) -> None:
+    """Write the tokens of a dataset into a folder, for train --tokens; the same command resumes."""
+    tokenizer, header = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
+    with parallel.workers(args.device) as these:
+        images = images_to_tokenize(args, tokenizer, header.get("preset"))
+        sizes = {"shard_size": args.shard_size, "batch_size": args.batch_size}
+        if caches.write_cache(tokenizer, images, args.out, these=these, progress=these.leads, **sizes):
+            cache = caches.TokenCache(args.out, verify=False)
+            lost = f"; {len(cache.unreadable)} could not be read, see cache.json" if cache.unreadable else ""
+            print(f"The tokens of {len(cache):,} images x {cache.views} views are in {args.out}{lost}.")
+
+
+def images_to_tokenize(args: argparse.Namespace, tokenizer: VQVAE, trained_as: str | None):
+    """The dataset that was asked for; without --dataset that of --preset, or of the preset the tokenizer is from."""
+    if not (args.dataset or args.preset or trained_as):
+        raise ValueError(f"{args.checkpoint} does not say what to tokenize: expected --dataset or --preset.")
+    preset = None if args.dataset else presets.get(args.preset or trained_as)
+    config, options = tokenizer.config, {key: v for key in ("crop", "views") if (v := getattr(args, key)) is not None}
+    if preset and args.split == "train" and not options:  # as minivar train reads it, at the size of this tokenizer
+        preset = dataclasses.replace(preset, tokenizer=config) if config.image_size else preset
+        return data.training_set(preset, args.data)
+    height, _ = config.image_size or (preset and preset.tokenizer.image_size) or (256, 256)
+    name, channels = args.dataset or preset.dataset, config.nets.image_channels
+    return data.load(name, args.split, args.data, height, channels, **options)
 
 
 def cmd_sample(args: argparse.Namespace) -> None:
@@ -200,7 +255,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("train", cmd_train)
     sub.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)} (default: digits)")
     sub.add_argument("--out", metavar="DIR", help="folder for checkpoints and logs (default: runs/PRESET)")
-    sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
+    source = sub.add_mutually_exclusive_group()
+    source.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
+    cached = "train the transformer on the tokens that minivar tokenize wrote there; the tokenizer is not trained"
+    source.add_argument("--tokens", metavar="DIR", help=cached)
+    sub.add_argument("--no-verify", action="store_true", help="do not compare the checksums of --tokens")
+    taken = "folder with the tokenizer.safetensors to use as it is (default with --tokens: the folder --out)"
+    sub.add_argument("--tokenizer", metavar="DIR", help=taken)
     weights = "torchvision's vgg16 weights, for the perceptual term of the loss (default: downloaded where needed)"
     sub.add_argument("--backbone-weights", metavar="FILE", help=weights)
     sub.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
@@ -210,6 +271,21 @@ def build_parser() -> argparse.ArgumentParser:
     override = "override one number of the preset, for instance model_train.epochs=5; repeatable"
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
 
+    sub = command("tokenize", cmd_tokenize)
+    sub.add_argument("--checkpoint", default=str(SHIPPED), metavar="DIR", help="folder with tokenizer.safetensors")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--preset", help="whose images to take (default: the preset that the tokenizer is from)")
+    what.add_argument("--dataset", help="take digits, emoji, fashion-mnist, cifar10, folder or shards instead")
+    sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
+    sub.add_argument("--split", choices=("train", "heldout"), default="train", help="default: train")
+    crops = "of folders and shards: how a square is cut out (default: random for train, which needs --views)"
+    sub.add_argument("--crop", choices=("center", "random", "ten"), help=crops)
+    sub.add_argument("--views", type=int, help="random crops of each image; training takes them in turn")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the tokens")
+    sub.add_argument("--batch-size", type=int, default=64, help="images encoded at a time (default: 64)")
+    sub.add_argument("--shard-size", type=int, default=10_000, help="images in a file (default: 10000)")
+    sub.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu); under torchrun each does a part")
+
     sub = command("sample", cmd_sample)
     sub.add_argument("--checkpoint", **shipped)
     sub.add_argument("--classes", default="0-9", help="for instance 7, 0-9 or 1,3-5; used in rotation")
@@ -217,23 +293,15 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     sub.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
     sub.add_argument("--npz", metavar="NPZ", help="also write images in [0, 1] and labels")
-    sub.add_argument(
-        "--cfg",
-        type=float,
-        help="guidance; none is 0 for VAR, 1 for raster (default: the preset's)",
-    )
+    sub.add_argument("--cfg", type=float, help="guidance; none is 0 for VAR, 1 for raster (default: the preset's)")
     sub.add_argument("--top-k", type=int, help="keep this many codes, 0: all (default: the preset's)")
-    sub.add_argument(
-        "--top-p",
-        type=float,
-        help="keep this probability mass; all is 0 for VAR, 1 for raster",
-    )
+    sub.add_argument("--top-p", type=float, help="keep this probability mass; all is 0 for VAR, 1 for raster")
     sub.add_argument("--smooth", action="store_true", default=None, help="mix codes softly (VAR only)")
     sub.add_argument("--temperature", type=float, help="divides the logits (raster only; default: the preset's)")
 
     sub = command("reconstruct", cmd_reconstruct)
     sub.add_argument("--checkpoint", **shipped)
-    sub.add_argument("--dataset", default="digits", help="digits, emoji, fashion-mnist, cifar10 or folder")
+    sub.add_argument("--dataset", default="digits", help="digits, emoji, fashion-mnist, cifar10, folder, shards")
     sub.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     sub.add_argument("--count", type=int, default=50, help="number of images (default: 50)")
     sub.add_argument("--out", default="reconstructions.png", metavar="PNG", help="default: reconstructions.png")

@@ -1,9 +1,13 @@
 """Datasets as batches of (image in [-1, 1], label), whatever they are read from.
 
-Every dataset here has the same small interface: ``len(set)``, ``class_names``, ``image_shape`` and
-``batch(index, epoch) -> (images, labels)``. Embedded data (``data/*.npz``) needs no download.
+Every dataset has the same small interface: ``len(set)``, ``class_names``, ``image_shape``, ``labels`` (None where
+they are known only once read), ``fingerprint``, ``views``, ``batch(index, epoch) -> (images, labels)`` and
+``at_view(index, view)``. It may have ``order(size, generator=...)``, a permutation in which the images are best read,
+and ``prepare(index, epoch)``, which begins to read what will be asked for next. Embedded data (``data/*.npz``) needs
+no download; what lies on a disk is read by ``folders`` and ``shards``.
 """
 
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 DATA_ROOT = Path(__file__).resolve().parent.parent / "data"
@@ -57,6 +60,8 @@ class ArraySet:
     around the pictures: black unless told.
     """
 
+    views = 1
+
     def __init__(
         self,
         images: Tensor | np.ndarray,
@@ -92,6 +97,10 @@ class ArraySet:
 
         ``epoch`` is for datasets that crop an image anew each time; here it changes nothing.
         """
+        return self.at_view(index, 0)
+
+    def at_view(self, index: Tensor | slice, view: Tensor | int) -> tuple[Tensor, Tensor]:
+        """As ``batch``; there is one view of an image, whatever its number."""
         return to_float(self.images[index]), self.labels[index]
 
 
@@ -130,66 +139,44 @@ def jittered(original: ArraySet, views: int, degrees: float = 6, scale: float = 
     return ArraySet(torch.cat(copies), labels, original.class_names, extra, original.background)
 
 
-class FolderSet:
-    """Images in one folder a class (``root/cat/1.png``), read when asked for.
+def balanced(original: ArraySet, views: int) -> Tensor:
+    """Which emoji to show how often, so that a training set is less lopsided: int64 (about views x N,), ascending.
 
-    As published for ImageNet: the short side is resized (Lanczos) to ``resize`` x ``size``, then a crop of
-    ``size`` is taken, at random (global random state) with ``random_crop``, else from the centre.
+    Six in ten emoji are people, most of them skin tones of the same drawing. Here the skin tones of a drawing share
+    one weight, and a group weighs as much as the square root of its number of drawings.
     """
+    drawing = original.extra["name"].values * len(original.extra["style"].names) + original.extra["style"].values
+    _, drawing, tones = drawing.unique(return_inverse=True, return_counts=True)
+    weight = 1 / tones[drawing].double()
+    weight /= torch.bincount(original.labels, weights=weight)[original.labels].sqrt()
+    edges = (weight.cumsum(0) / weight.sum() * len(original) * views).round().long()
+    return torch.arange(len(original)).repeat_interleave(edges.diff(prepend=edges.new_zeros(1)))
 
-    def __init__(
-        self, root: Path, size: int, channels: int = 3, random_crop: bool = False, resize: float = 1.125
-    ) -> None:
-        root = Path(root)
-        if not root.is_dir():
-            raise DataError(f"No image folder at {root}: expected a folder with one sub-folder a class.")
-        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-        files = [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((root / name).rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
+
+def emoji_views(original: ArraySet, views: int, degrees: float = 4, scale: float = 0.05, seed: int = 0) -> ArraySet:
+    """``views`` times as many emoji for training: ``balanced``, slightly turned and resized, named in three ways.
+
+    The copies of an image take turns at being called by group, by group and style, and by subgroup and style: class
+    g < 9 is group g, 9 + 2 g + s is group g in style s, 27 + 2 u + s is subgroup u in style s.
+    """
+    index = balanced(original, views)
+    group, style, subgroup = original.labels, original.extra["style"], original.extra["subgroup"]
+    names = list(original.class_names)
+    for several in (original.class_names, subgroup.names):
+        names += [f"{name}, {drawn}" for name in several for drawn in style.names]
+    styled = len(original.class_names) + 2 * group + style.values
+    finest = 3 * len(original.class_names) + 2 * subgroup.values + style.values
+    choices = torch.stack([group, styled, finest])
+    labels = choices[torch.arange(len(index)) % 3, index]
+
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.cat(
+        [
+            to_uint8(jitter(to_float(original.images[part]), degrees, scale, 0.0, generator, original.background))
+            for part in index.split(4096)
         ]
-        if not files:
-            raise DataError(
-                f"The image folder {root} is empty: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in one "
-                f"sub-folder a class, found {len(classes)} sub-folders and no image in them."
-            )
-        self.paths = [path for path, _ in files]
-        self.labels = torch.tensor([label for _, label in files])
-        self.class_names = tuple(classes)
-        self.image_shape = (channels, size, size)
-        self.random_crop = random_crop
-        self.resize = resize
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def fingerprint(self) -> int:
-        """CRC-32 of class folders and file names, in order; the pictures themselves are not read."""
-        return zlib.crc32("\n".join(f"{path.parent.name}/{path.name}" for path in self.paths).encode())
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """As ``ArraySet.batch``; raises ``DataError`` naming a file that cannot be read."""
-        positions = torch.arange(len(self))[index].tolist()
-        images = torch.stack([torch.from_numpy(self._read(self.paths[i])) for i in positions])
-        return to_float(images), self.labels[index]
-
-    def _read(self, path: Path) -> np.ndarray:
-        channels, size, _ = self.image_shape
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB" if channels == 3 else "L")
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise DataError(f"Cannot read the image {path}: expected a picture, got {error}.") from error
-        factor = round(size * self.resize) / min(image.size)
-        width, height = (max(size, round(side * factor)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-        spare = (width - size, height - size)
-        left, top = (int(torch.randint(s + 1, ())) if self.random_crop else s // 2 for s in spare)
-        pixels = np.array(image.crop((left, top, left + size, top + size)))  # a copy, which torch may write to
-        return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+    )
+    return ArraySet(images, labels, names, background=original.background)
 
 
 def load_digits(split: str) -> ArraySet:
@@ -248,30 +235,59 @@ def load_torchvision(name: str, split: str, root: Path) -> ArraySet:
     return ArraySet(images, np.asarray(found.targets), found.classes)
 
 
-def load(name: str, split: str = "train", root: Path | str | None = None, size: int = 256, channels: int = 3):
-    """The dataset ``name``: "digits", "emoji", "fashion-mnist", "cifar10" or "folder".
+def _part(root: Path, split: str) -> Path:
+    """The folder of a split: ``train``, ``heldout`` or ``val`` below ``root``, or else ``root``."""
+    names = ("train",) if split == "train" else ("heldout", "val")
+    found = [root / name for name in names if (root / name).is_dir()]
+    if split == "heldout" and not found and (root / "train").is_dir():
+        raise DataError(f"{root} has a folder train but no held-out images: expected heldout or val beside it.")
+    return found[0] if found else root
 
-    ``split`` is "train" or "heldout". ``root`` is where the last three lie; a folder may hold ``train/`` and
-    ``heldout/`` (or ``val/``), each with one sub-folder a class; it is read at ``size`` x ``size`` with ``channels``.
-    Raises ``DataError``, a ``ValueError``, with what is wrong.
+
+def load(
+    name: str, split: str = "train", root: Path | str | None = None, size: int = 256, channels: int = 3, **options
+):
+    """The dataset ``name``: "digits", "emoji", "fashion-mnist", "cifar10", "folder" or "shards".
+
+    ``split`` is "train" or "heldout". ``root`` is where the last four lie; "folder" may hold ``train/`` and
+    ``heldout/`` (or ``val/``), each with one sub-folder a class, the same in both; "shards" likewise, each with tar
+    files, or ``root`` is a pattern of addresses. These two are read at ``size`` x ``size`` with ``channels``, cropped
+    at random for training and at the centre else, and take the ``options`` of ``folders.PictureSet`` (and
+    ``shards.ShardSet``). Raises ``DataError``, a ``ValueError``, with what is wrong.
     """
     if split not in ("train", "heldout"):
         raise DataError(f"Unknown split {split!r}: expected 'train' or 'heldout'.")
+    if options and name not in ("folder", "shards"):
+        raise DataError(f"The dataset {name!r} takes no options; got {', '.join(options)}.")
     if name in ("digits", "emoji"):
         return load_digits(split) if name == "digits" else load_emoji(split)
-    if name not in ("fashion-mnist", "cifar10", "folder"):
-        raise DataError(f"Unknown dataset {name!r}: expected digits, emoji, fashion-mnist, cifar10 or folder.")
+    known = ("digits", "emoji", "fashion-mnist", "cifar10", "folder", "shards")
+    if name not in known:
+        raise DataError(f"Unknown dataset {name!r}: expected one of {', '.join(known)}.")
     if root is None:
         raise DataError(f"The dataset {name!r} is not embedded: expected the folder that holds it, got none.")
-    if name == "folder":
-        root = Path(root)
-        names = ("train",) if split == "train" else ("heldout", "val")
-        found = [root / name for name in names if (root / name).is_dir()]
-        if split == "heldout" and not found and (root / "train").is_dir():
-            raise DataError(f"{root} has a folder train but no held-out images: expected heldout or val beside it.")
-        root = found[0] if found else root
-        return FolderSet(root, size, channels, random_crop=split == "train")
-    return load_torchvision({"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name], split, Path(root))
+    if name in ("fashion-mnist", "cifar10"):
+        return load_torchvision({"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name], split, Path(root))
+    options = {"crop": "random" if split == "train" else "center", **options}
+    if name == "shards":
+        from minivar.shards import ShardSet
+
+        return ShardSet(_part(Path(root), split) if os.path.isdir(root) else root, size, channels, **options)
+    from minivar.folders import FolderSet, check_same_classes
+
+    train, *others = (Path(root) / part for part in ("train", "heldout", "val"))
+    for other in others:
+        if train.is_dir() and other.is_dir():
+            check_same_classes(train, other)
+    return FolderSet(_part(Path(root), split), size, channels, **options)
+
+
+def __getattr__(name: str):
+    if name == "FolderSet":  # lives in folders, which builds on this module
+        from minivar.folders import FolderSet
+
+        return FolderSet
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def training_set(preset, root: Path | str | None = None):
@@ -282,4 +298,4 @@ def training_set(preset, root: Path | str | None = None):
         return images
     if not isinstance(images, ArraySet):
         raise DataError(f"Views are for datasets held in memory; got views={preset.views} for {preset.dataset!r}.")
-    return jittered(images, preset.views)
+    return (emoji_views if preset.dataset == "emoji" else jittered)(images, preset.views)

@@ -7,6 +7,7 @@ at a time.
 """
 
 import os
+import socket
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +63,13 @@ class Workers:
 def workers(device: str = "cpu", strategy: str = "ddp"):
     """Join the processes that ``torchrun`` started, or be the only one: a context that yields ``Workers``.
 
-    Raises ``ValueError`` for an unknown strategy, or a device that is not there.
+    Raises ``ValueError`` for an unknown strategy, a device that is not there, or processes that cannot be joined.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"Unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}.")
     spread_out = "RANK" in os.environ
+    if spread_out:
+        check_variables()
     name = f"cuda:{os.environ['LOCAL_RANK']}" if spread_out and device.startswith("cuda") else device
     try:
         local = torch.zeros(1, device=name).device
@@ -77,11 +80,34 @@ def workers(device: str = "cpu", strategy: str = "ddp"):
         return
     if local.type == "cuda":
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ValueError(
+            f"Could not join the other processes: expected them at {where}; got {str(error).splitlines()[0]!r}."
+        ) from error
     try:
         yield Workers(local, dist.get_rank(), dist.get_world_size(), strategy)
     finally:
         dist.destroy_process_group()
+
+
+def check_variables() -> None:
+    """Raise ``ValueError`` unless the environment is one that torchrun makes; in others torch may wait for long."""
+    numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    got = {name: os.environ.get(name) for name in (*numbers, "MASTER_ADDR")}
+    fits = all((got[name] or "").isdecimal() for name in numbers) and int(got["RANK"]) < int(got["WORLD_SIZE"])
+    try:
+        fits = fits and bool(got["MASTER_ADDR"]) and bool(socket.getaddrinfo(got["MASTER_ADDR"], None))
+    except OSError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"RANK is set, so this is one of several processes: expected numbers in {', '.join(numbers)}, a RANK "
+            "below WORLD_SIZE and a host that is known in MASTER_ADDR, as torchrun sets them; got "
+            f"{', '.join(f'{name}={text}' for name, text in got.items())}."
+        )
 
 
 def spread(model: nn.Module, these: Workers) -> nn.Module:
@@ -140,11 +166,6 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that may be shards, gathered on every rank."""
-    return {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in tensors.items()}
-
-
 # Sharded state: torch.distributed.checkpoint ----------------------------------------------------------------------
 
 
@@ -153,15 +174,35 @@ def _named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     return {"model": weights, "optimizer": moments["state"]}
 
 
+@contextmanager
+def _one_sentence(doing: str, folder: Path):
+    """What torch says of shards holds a traceback for every rank, and is no ``Exception``."""
+    try:
+        yield
+    except dcp.CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        what = (str(cause) or repr(cause)).splitlines()[0]
+        raise ValueError(f"Could not {doing} the shards in {folder}: rank {rank} got {what!r}.") from None
+
+
 def save_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
-    """Every rank writes its part into ``folder``, which must not be in use; ``extra`` must be the same everywhere."""
-    dcp.save({**_named_state(model, optimizer), "extra": extra}, checkpoint_id=str(folder))
+    """Every rank writes its part into ``folder``, which must not be in use; ``extra`` must be the same everywhere.
+
+    Raises ``ValueError`` if one of them cannot, for instance because the disk is full.
+    """
+    state = {**_named_state(model, optimizer), "extra": extra}
+    with _one_sentence("write", folder):
+        dcp.save(state, checkpoint_id=str(folder))
 
 
 def load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
-    """Read what ``save_shards`` wrote, with any number of ranks, sharded or not; ``extra`` is filled in place."""
+    """Read what ``save_shards`` wrote, with any number of ranks, sharded or not; ``extra`` is filled in place.
+
+    Raises ``ValueError`` for shards that are missing, cut short or do not fit.
+    """
     state = {**_named_state(model, optimizer), "extra": extra}
-    dcp.load(state, checkpoint_id=str(folder))
+    with _one_sentence("read", folder):
+        dcp.load(state, checkpoint_id=str(folder))
     groups = get_state_dict(model, optimizer)[1]["param_groups"]
     moments = {"state": state["optimizer"], "param_groups": groups}
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=moments)

@@ -9,6 +9,8 @@ preset           what it is                                hardware, time       
 digits-smoke     the default of chapter 06                 2 CPU cores, 2 minutes  accuracy .98, Frechet ratio 6
 digits           what ``make run`` trains                  2 CPU cores, 10 minutes accuracy .992, Frechet ratio 2.2
 digits-long      shipped in ``data/checkpoints/digits``    1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
+emoji            shipped in ``data/checkpoints/emoji``     1 CPU core, @MIN@ minutes data/checkpoints/emoji/scores.json
+folder-smoke     every step of chapter 13, in miniature    2 CPU cores, 1 minute   nothing to look at
 duel-var         1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-llamagen    the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-gpt2        the same in raster order, GPT-2 style     1 CPU core, 15 minutes  data/results/head_to_head.json
@@ -36,7 +38,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minivar.losses import LLAMAGEN_LOSS, PIXEL_LOSS, VAR_LOSS, LossConfig
-from minivar.nets import NetConfig
+from minivar.nets import DiscriminatorConfig, NetConfig
 from minivar.raster import GPTConfig
 from minivar.scales import VAR_512, ScaleSchedule
 from minivar.tokenizer import TokenizerConfig
@@ -106,6 +108,48 @@ def _digits(name: str, tokenizer_epochs: float, var_epochs: float, views: int = 
         model=var,
         model_train=TrainConfig(epochs=var_epochs, **often),
         sampling=SamplingConfig(cfg=1.0, top_k=0, top_p=0.0),
+    )
+
+
+def _emoji(name: str, tokenizer_epochs: float, var_epochs: float) -> Preset:
+    """Colour, 32 x 32; the sides of the pyramid double, as in the paper's appendix D. Epochs of 108,624 images."""
+    schedule = ScaleSchedule((1, 2, 4, 8))
+    nets = NetConfig(base_channels=32, multipliers=(1, 2), res_blocks=1, attention=False, groups=8, patch=2)
+    tokenizer = TokenizerConfig(image_size=32, nets=nets, codebook_size=1024, code_dim=16, schedule=schedule)
+    shape = {"num_classes": 223, "codebook_size": 1024, "code_dim": 16, "schedule": schedule}
+    var = VARConfig.from_depth(3, gamma_init=0.1, **shape)
+    often = {"final_lr_ratio": 0.01, "log_every": 50, "checkpoint_every": 250}
+    pixels = TrainConfig(epochs=tokenizer_epochs, batch_size=64, base_lr=8e-3, weight_decay=0.0, clip=1.0, **often)
+    return Preset(
+        name=name,
+        dataset="emoji",
+        views=16,
+        tokenizer=tokenizer,
+        tokenizer_train=pixels,
+        model=var,
+        model_train=TrainConfig(epochs=var_epochs, batch_size=32, base_lr=24e-3, **often),
+        sampling=SamplingConfig(cfg=1.5, top_k=0, top_p=0.0),
+    )
+
+
+def _folder_smoke() -> Preset:
+    """Every step of a full run in a minute, on a folder of small pictures (chapter 13); nothing good comes out."""
+    schedule = ScaleSchedule((1, 2, 4, 8))
+    nets = NetConfig(base_channels=16, multipliers=(1, 2), res_blocks=1, attention=False, groups=8, patch=2)
+    tokenizer = TokenizerConfig(image_size=32, nets=nets, codebook_size=256, code_dim=16, schedule=schedule)
+    shape = {"num_classes": 9, "codebook_size": 256, "code_dim": 16, "schedule": schedule}
+    often = {"batch_size": 48, "base_lr": 8e-3, "final_lr_ratio": 0.01, "log_every": 20, "checkpoint_every": 100}
+    judge = DiscriminatorConfig(base_channels=16, layers=2)
+    return Preset(
+        name="folder-smoke",
+        dataset="folder",
+        views=1,
+        tokenizer=tokenizer,
+        tokenizer_train=TrainConfig(epochs=8, betas=(0.5, 0.9), weight_decay=0.0, clip=1.0, **often),
+        model=VARConfig.from_depth(2, gamma_init=0.1, **shape),
+        model_train=TrainConfig(epochs=8, **often),
+        sampling=SamplingConfig(cfg=1.5, top_k=0, top_p=0.0),
+        tokenizer_loss=LossConfig(perceptual=0.0, gan_start=0.5, discriminator=judge),
     )
 
 
@@ -210,6 +254,8 @@ PRESETS: dict[str, Preset] = {
     "digits-smoke": _digits("digits-smoke", 3, 3),  # epochs of 8,000 images
     "digits": _digits("digits", 3, 5, views=4),  # epochs of 32,000
     "digits-long": _digits("digits-long", 2, 5, views=16),  # epochs of 128,000
+    "emoji": _emoji("emoji", 2, 4),
+    "folder-smoke": _folder_smoke(),
     **_duels(),
     **{name: _published(name) for name in _PUBLISHED},
     **{f"llamagen-{size}-{pixels}": _llamagen(size, pixels) for size in _LLAMAGEN for pixels in (256, 384)},

@@ -1,15 +1,18 @@
-"""What a person watches while a model trains: the bar, the log, TensorBoard, and a forecast after the first steps."""
+"""What a person watches while a model trains: bar, log, pictures, TensorBoard, a forecast after the first steps."""
 
 import json
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from minivar import checkpoints
+from minivar.state import TrainingError
 
 FORECAST_AFTER = 5  # steps: the first ones are slower
 
@@ -17,8 +20,9 @@ FORECAST_AFTER = 5  # steps: the first ones are slower
 class Watch:
     """Collects the numbers of each step, and every ``log_every`` steps writes their means where they are looked at.
 
-    ``log_path`` is the ``metrics.jsonl``, None on a process that does not write. Where the package ``tensorboard`` is
-    installed, the same numbers go to ``tensorboard/`` beside it.
+    ``log_path`` is the ``metrics.jsonl``, None on a process that does not write. Pictures lie beside it, the newest
+    ones in ``NAME.png``. Where the package ``tensorboard`` is installed, ``tensorboard/NAME/`` gets the numbers too,
+    and all pictures. Raises ``TrainingError`` where one of them cannot be written, for instance on a full disk.
     """
 
     def __init__(self, name: str, log_path: Path | None, first: int, steps: int, config, progress: bool) -> None:
@@ -60,18 +64,40 @@ class Watch:
         # cpu_seconds, summed over threads, does not grow when other jobs share the machine
         spent = {"seconds": self.seconds, "cpu_seconds": time.process_time() - self.started_cpu}
         append_log(self.log_path, {"phase": self.name, "step": done, **spent, **entry})
-        if self.board is None:
-            self.board = board(self.log_path.parent / "tensorboard") or False
-        for key, value in entry.items() if self.board else ():
-            for i, number in enumerate(value if isinstance(value, list) else [value]):
-                tag = f"{self.name}/{key}" + (f"/{i + 1}" if isinstance(value, list) else "")
-                self.board.add_scalar(tag, number, done)
+        with self._board() as writer:
+            for key, value in entry.items() if writer else ():
+                for i, number in enumerate(value if isinstance(value, list) else [value]):
+                    tag = f"{self.name}/{key}" + (f"/{i + 1}" if isinstance(value, list) else "")
+                    writer.add_scalar(tag, number, done)
+
+    def show(self, done: int, pictures: Tensor | None) -> None:
+        """Write pictures (rows, columns, 1 or 3, height, width) in [0, 1] as one grid; None: there are none."""
+        if pictures is None or self.log_path is None:
+            return
+        grid = make_grid(pictures.flatten(0, 1), nrow=pictures.shape[1], padding=1, pad_value=0.5)
+        path = self.log_path.with_name(f"{self.name}.png")
+        checkpoints.write_atomically(path, lambda temporary: save_image(grid, temporary, format="png"))
+        with self._board() as writer:
+            if writer:
+                writer.add_image(f"{self.name}/pictures", grid, done)
+
+    @contextmanager
+    def _board(self):
+        """The TensorBoard writer, opened when it is first needed and flushed after each use; False: there is none."""
+        folder = self.log_path.parent / "tensorboard" / self.name
+        with writing(folder):
+            if self.board is None:
+                self.board = board(folder, self.first) or False
+            yield self.board
+            if self.board:
+                self.board.flush()  # a run that is killed has in here what it has in metrics.jsonl
 
     def close(self) -> None:
-        """End the bar and flush TensorBoard."""
+        """End the bar and TensorBoard's file."""
         self.bar.close()
         if self.board:
-            self.board.close()
+            with suppress(OSError):  # what could not be written has been said
+                self.board.close()
 
     def _forecast(self, done: int) -> None:
         if not self.progress or done == self.steps:
@@ -94,40 +120,59 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def board(folder: Path):
-    """A TensorBoard writer into ``folder``; None where the package is not installed."""
+def board(folder: Path, first: int):
+    """A TensorBoard writer into ``folder`` for a run that goes on after step ``first``; None without the package.
+
+    What an earlier process wrote there about later steps is hidden: those steps are about to be done again. This
+    concerns a whole folder, so each phase of a run has one of its own.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder)
+    return SummaryWriter(folder, purge_step=first + 1)
 
 
 # The log ------------------------------------------------------------------------------------------------------------
 
 
 def read_log(path: Path) -> list[dict]:
-    """Entries of a ``metrics.jsonl``; a last line that a kill cut short is ignored."""
+    """Entries of a ``metrics.jsonl``; a line that a kill cut short, or that was damaged, is ignored."""
     entries = []
-    for line in Path(path).read_text().splitlines() if Path(path).is_file() else []:
+    for line in Path(path).read_text(errors="replace").splitlines() if Path(path).is_file() else []:
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(entry, dict) and {"phase", "step"} <= entry.keys():
+            entries.append(entry)
     return entries
 
 
 def rewind_log(path: Path, phase: str, step: int) -> None:
     """Drop entries of this phase that lie after the checkpoint: they are about to be written again."""
     entries = read_log(path)
-    kept = [entry for entry in entries if entry.get("phase") != phase or entry["step"] <= step]
+    kept = [entry for entry in entries if entry["phase"] != phase or entry["step"] <= step]
     text = "".join(json.dumps(entry) + "\n" for entry in kept)
-    if path.is_file() and path.read_text() != text:  # an entry too many, or half a line
+    if path.is_file() and path.read_text(errors="replace") != text:  # an entry too many, or half a line
         checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def append_log(path: Path, entry: dict) -> None:
     """One more line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(entry) + "\n")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+@contextmanager
+def writing(path: Path):
+    """Say what could not be written, and what is left."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"Could not write {path} ({error}); the last checkpoint, if there is one, is kept, and the same command "
+            "goes on from there."
+        ) from error

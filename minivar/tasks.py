@@ -1,9 +1,9 @@
 """Tasks: a model, its data and its loss, in the form that ``train.fit`` runs.
 
 A task has ``name`` (of its files and its phase in the log), ``model``, ``run`` (the model as the loop wants it
-called: itself, compiled, or wrapped for several processes), ``data``, and three methods: ``loss`` of a batch,
-``after_step`` and ``evaluate``. The tokenizer learns from pixels; the transformers learn from its tokens,
-which are computed once, before training.
+called: itself, compiled, or wrapped for several processes), ``data``, and four methods: ``loss`` of a batch,
+``after_step``, ``evaluate`` and ``pictures``. The tokenizer learns from pixels; the transformers learn from its
+tokens, which are read from a cache, or computed once for images in memory, or anew for every batch.
 Explained in ``notebooks/02_raster.ipynb`` and ``notebooks/06_training.ipynb``.
 """
 
@@ -13,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minivar import parallel
+from minivar import parallel, sampler
+from minivar.caches import TokenCache, encode
+from minivar.data import ArraySet
 from minivar.losses import PIXEL_LOSS, LossConfig, TokenizerLoss
 from minivar.metrics import codebook_usage
 from minivar.raster import GPT
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
+
+COLUMNS = 10  # pictures side by side in what ``pictures`` returns, for a person to look at
 
 
 class TokenizerTask:
@@ -46,6 +50,7 @@ class TokenizerTask:
         self.objective = TokenizerLoss(loss, model.config.nets.image_channels, steps, backbone_weights).to(device)
         self.opponent = self.objective.discriminator
         self.step = self.epoch = 0  # set by the loop
+        self.handful: Tensor | None = None  # what ``pictures`` shows
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and what to log of it."""
@@ -77,21 +82,48 @@ class TokenizerTask:
         usage = codebook_usage(self.last.tokens, self.model.config.codebook_size)
         return {"usage": [u["used"] for u in usage], "perplexity": [u["perplexity"] for u in usage]}
 
+    @torch.no_grad()
+    def pictures(self, device: torch.device) -> Tensor:
+        """Ten training images, always the same, above their reconstructions: (2, 10, channels, H, W) in [0, 1]."""
+        if self.handful is None:
+            index = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))[:COLUMNS]
+            if hasattr(self.data, "order"):  # that is, shards: one of them will do
+                index = torch.arange(len(index))
+            with torch.random.fork_rng(devices=[]):  # a dataset may draw its crops from the global random state
+                self.handful = self.data.batch(index)[0].to(device)
+        rows = torch.stack([self.handful, self.model(self.handful).reconstruction])
+        return (rows.clamp(-1, 1) + 1) / 2
+
 
 class TokenTask:
-    """What both transformers share: the tokens of all images, (N, L), encoded by a tokenizer that is frozen for good.
+    """What both transformers share: tokens of the images, by a tokenizer that is frozen for good.
 
-    The tokenizer is moved to ``device``, in eval mode, without gradients.
+    ``data`` is a ``TokenCache`` of this tokenizer, or an ``ArraySet``, whose images are encoded once, here, or any
+    other dataset, which is encoded batch by batch: the crops of an image differ from epoch to epoch. The tokenizer is
+    moved to ``device``, in eval mode, without gradients. Raises ``CacheError`` for another tokenizer's cache.
     """
+
+    sampling: dict[str, float] = {}  # settings for ``pictures``; those left out are the sampler's defaults
 
     def __init__(self, model: VAR | GPT, tokenizer: VQVAE, data, device: torch.device | str = "cpu") -> None:
         self.model = self.run = model
         self.data = data
         self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
-        parts = []
-        for index in torch.arange(len(data)).split(256):
-            parts.append(torch.cat(tokenizer.encode(data.batch(index)[0].to(device)), dim=1).cpu())
-        self.tokens_NL, self.labels_N = torch.cat(parts), data.labels
+        self.epoch = 0  # set by the loop
+        if isinstance(data, TokenCache):
+            data.check(tokenizer, model.config)
+        elif isinstance(data, ArraySet):
+            parts = [encode(tokenizer, data.batch(index)[0]).cpu() for index in torch.arange(len(data)).split(256)]
+            self.tokens_NL, self.labels_N = torch.cat(parts), data.labels
+
+    def tokens(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 indices (B,) -> int64 tokens (B, L) of this epoch's crops, int64 labels (B,)."""
+        if isinstance(self.data, TokenCache):
+            return self.data.tokens(index, self.epoch)
+        if isinstance(self.data, ArraySet):
+            return self.tokens_NL[index], self.labels_N[index]
+        images, labels = self.data.batch(index, self.epoch)
+        return encode(self.tokenizer, images), labels
 
     def after_step(self, step: int) -> None:
         """Nothing to mend."""
@@ -99,6 +131,18 @@ class TokenTask:
     def evaluate(self, device: torch.device) -> dict[str, float]:
         """Nothing beyond the losses."""
         return {}
+
+    def pictures(self, device: torch.device) -> Tensor:
+        """Samples of twenty classes, evenly spread and in rotation: (2, 10, channels, H, W) in [0, 1].
+
+        The generator is their own and has the same seed each time: training's random numbers stay as they are, and
+        pictures of different steps differ by what was learned. The weights are the current ones, not their average.
+        """
+        classes = self.model.config.num_classes
+        labels_B = torch.arange(2 * COLUMNS, device=device) * max(1, classes // COLUMNS) % classes
+        generator = torch.Generator(device).manual_seed(0)
+        drawn = sampler.draw(self.model, self.tokenizer, labels_B, generator, **self.sampling)
+        return drawn.images.unflatten(0, (2, COLUMNS))
 
 
 class VARTask(TokenTask):
@@ -108,7 +152,7 @@ class VARTask(TokenTask):
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over all L positions with equal weights, no label smoothing (REFERENCE section 2, point 4)."""
-        tokens_BL, labels_B = self.tokens_NL[index].to(device), self.labels_N[index].to(device)
+        tokens_BL, labels_B = (x.to(device) for x in self.tokens(index))
         logits_BLV = self.run(labels_B, self.tokenizer.teacher_inputs(self.model.schedule.split(tokens_BL)))
         losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
@@ -126,7 +170,7 @@ class GPTTask(TokenTask):
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """-1/N sum_i log p(x_i | x_1, ..., x_{i-1}, class); the log keeps it by row of the grid as well."""
-        tokens_BN, labels_B = self.tokens_NL[index].to(device), self.labels_N[index].to(device)
+        tokens_BN, labels_B = (x.to(device) for x in self.tokens(index))
         logits_BNV = self.run(labels_B, tokens_BN[:, :-1])
         losses_BN = F.cross_entropy(logits_BNV.transpose(1, 2), tokens_BN, reduction="none")
         hits_BN = (logits_BNV.argmax(-1) == tokens_BN).float()

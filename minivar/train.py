@@ -10,7 +10,9 @@ Explained in ``notebooks/06_training.ipynb``.
 import functools
 import json
 import math
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minivar import checkpoints, parallel
+from minivar.folders import write_unreadable
 from minivar.parallel import Workers
 from minivar.progress import Watch, read_log, rewind_log  # noqa: F401 (callers know train.read_log)
 from minivar.raster import GPT, GPTConfig
@@ -127,7 +130,7 @@ def fit(
     """
     out, model, size = Path(out), task.model, len(task.data)
     these = these or Workers(next(model.parameters()).device)
-    check_config(config, these)
+    check_config(config, these, size)
     steps = total_steps(size, config)
     what = {"images": size, "fingerprint": task.data.fingerprint}
     run = {"train": asdict(config), "model": asdict(model.config), "data": what}
@@ -136,6 +139,7 @@ def fit(
     run = json.loads(json.dumps(run))
     state_path, log_path = out / f"{task.name}.state.safetensors", out / "metrics.jsonl"
 
+    check_folder(out)
     if config.recompute:
         recompute(model)
     wrapped = parallel.spread(model, these)
@@ -160,49 +164,63 @@ def fit(
             stale.unlink()
     these.wait()
     watch = Watch(task.name, log_path if these.leads else None, first, steps, config, progress and these.leads)
-    order = getattr(task.data, "order", torch.randperm)
+    order, prepare = getattr(task.data, "order", torch.randperm), getattr(task.data, "prepare", None)
+
+    def rows(step: int) -> Tensor:
+        """(accumulate, images): every rank takes its own row of each part of a batch."""
+        return batch_indices(step, size, config, order).view(config.accumulate, these.count, -1)[:, these.rank]
+
     model.train()
-    for step in range(first, steps):
-        for group in [group for each in optimizers for group in each.param_groups]:
-            group["lr"] = learning_rate(step, steps, config)
-            group["weight_decay"] = weight_decay(step, steps, config) if group["decays"] else 0.0
-        optimizer.zero_grad(set_to_none=True)
-        task.step, task.epoch = step, step // (size // config.batch_size)
-        # (accumulate, ranks, images): every rank takes its own row of each part
-        index = batch_indices(step, size, config, order).view(config.accumulate, these.count, -1)[:, these.rank]
-        shares: list[dict[str, Tensor]] = []
-        for i, part in enumerate(index):
-            with parallel.hold_gradients(wrapped, last=i == config.accumulate - 1):
-                with torch.autocast(these.device.type, dtype=precision, enabled=precision is not None):
-                    loss, stats = task.loss(part, these.device)
-                scaler.scale(loss / config.accumulate).backward()
-            shares.append({"loss": loss.detach(), **stats})
-        scaler.unscale_(optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        if hasattr(grad_norm, "full_tensor"):
-            grad_norm = grad_norm.full_tensor()
-        stats = {key: torch.stack([share[key].detach() for share in shares]).mean(0) for key in shares[0]}
-        if opponent is not None:
-            stats |= opponents_turn(task, judge, optimizers[1], config.clip)
-        stats = {key: parallel.mean_over_ranks(value) for key, value in {**stats, "grad_norm": grad_norm}.items()}
-        if not all(math.isfinite(stats[key]) for key in ("loss", "grad_norm")) and not scaler.is_enabled():
-            raise TrainingError(not_finite(task, config, stats, step, index, state_path))
-        scaler.step(optimizer)
-        scaler.update()
-        task.after_step(step)
-        for key, parameter in model.named_parameters() if config.ema else ():
-            parts.ema[key].lerp_(parameter.detach(), 1 - config.ema)
-        done = step + 1
-        entry = watch.step(done, {**stats, "lr": torch.tensor(optimizer.param_groups[0]["lr"])})
-        if entry is not None:
-            watch.write(done, entry | task.evaluate(these.device))
-        if done % config.checkpoint_every == 0 or done == steps:
-            save_state(state_path, parts, run, done, these)
-    watch.close()
+    with closing(watch):  # a bar that is open would hide what an error says
+        for step in range(first, steps):
+            for group in [group for each in optimizers for group in each.param_groups]:
+                group["lr"] = learning_rate(step, steps, config)
+                group["weight_decay"] = weight_decay(step, steps, config) if group["decays"] else 0.0
+            optimizer.zero_grad(set_to_none=True)
+            task.step, task.epoch = step, step // (size // config.batch_size)
+            for ahead in range(step, min(step + 2, steps)) if prepare else ():
+                prepare(rows(ahead).flatten(), ahead // (size // config.batch_size))
+            shares: list[dict[str, Tensor]] = []
+            for i, part in enumerate(rows(step)):
+                with parallel.hold_gradients(wrapped, last=i == config.accumulate - 1):
+                    with torch.autocast(these.device.type, dtype=precision, enabled=precision is not None):
+                        loss, stats = task.loss(part, these.device)
+                    scaler.scale(loss / config.accumulate).backward()
+                shares.append({"loss": loss.detach(), **stats})
+            scaler.unscale_(optimizer)
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            if hasattr(grad_norm, "full_tensor"):
+                grad_norm = grad_norm.full_tensor()
+            stats = {key: torch.stack([share[key].detach() for share in shares]).mean(0) for key in shares[0]}
+            if opponent is not None:
+                stats |= opponents_turn(task, judge, optimizers[1], config.clip)
+            stats = {key: parallel.mean_over_ranks(value) for key, value in {**stats, "grad_norm": grad_norm}.items()}
+            if not all(math.isfinite(stats[key]) for key in ("loss", "grad_norm")) and not scaler.is_enabled():
+                batch = batch_indices(step, size, config, order)
+                raise TrainingError(not_finite(task, config, stats, step, batch, state_path, these))
+            scaler.step(optimizer)
+            scaler.update()
+            task.after_step(step)
+            for key, parameter in model.named_parameters() if config.ema else ():
+                parts.ema[key].lerp_(parameter.detach(), 1 - config.ema)
+            done = step + 1
+            entry = watch.step(done, {**stats, "lr": torch.tensor(optimizer.param_groups[0]["lr"])})
+            if entry is not None:
+                watch.write(done, entry | task.evaluate(these.device))
+            if done % config.checkpoint_every == 0 or done == steps:
+                write_unreadable(task.data, out, these, say=progress and done == steps)
+                save_state(state_path, parts, run, done, these)
+                if these.leads and not parts.sharded:  # one rank's shards draw nothing: see `minivar sample`
+                    model.eval()
+                    watch.show(done, task.pictures(these.device))
+                    model.train()
     model.eval()
+    with torch.no_grad():
+        for key, average in parts.ema.items():
+            model.get_parameter(key).copy_(average)
     final_path = out / f"{task.name}.safetensors"
     if first < steps or not final_path.is_file():
-        state = {**parallel.whole_state(model), **parallel.whole(parts.ema)}
+        state = parallel.whole_state(model)
         if these.leads:
             trained = {"steps": steps, "images": size} | ({"ema": config.ema} if config.ema else {})
             checkpoints.save(model, final_path, state, trained=trained, **(header or {}))
@@ -221,8 +239,9 @@ def opponents_turn(task, judge: nn.Module, optimizer: torch.optim.Optimizer, cli
     return stats
 
 
-def check_config(config: TrainConfig, these: Workers) -> None:
-    """Raise ``TrainingError`` for numbers that do not go together."""
+def check_config(config: TrainConfig, these: Workers, size: int) -> None:
+    """Raise ``TrainingError`` for numbers that do not go together, or do not suit ``size`` images."""
+    total_steps(size, config)
     if config.checkpoint_every % config.log_every:
         raise TrainingError(
             f"checkpoint_every must be a multiple of log_every ({config.log_every}); got {config.checkpoint_every}."
@@ -238,6 +257,15 @@ def check_config(config: TrainConfig, these: Workers) -> None:
         raise TrainingError(f"The decay of averaged weights must be in [0, 1), 0 for none; got {config.ema}.")
 
 
+def check_folder(out: Path) -> None:
+    """Make the folder of a run; ``TrainingError`` if nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise TrainingError(f"A run needs a folder that can be written to; got {out} ({error}).") from error
+
+
 def recompute(model: nn.Module) -> None:
     """Make the blocks forget their activations and compute them again in the backward pass (arXiv 1604.06174)."""
     for block in getattr(model, "blocks", ()):
@@ -249,10 +277,15 @@ def average_of(model: nn.Module) -> dict[str, Tensor]:
     return {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
 
 
-def not_finite(task, config: TrainConfig, stats: dict, step: int, index: Tensor, state_path: Path) -> str:
+def not_finite(
+    task, config: TrainConfig, stats: dict, step: int, batch: Tensor, state_path: Path, these: Workers
+) -> str:
     """Save the numbers of the images in the batch that broke the run, and say so in a sentence."""
     batch_path = state_path.with_name(f"{task.name}.not-finite.safetensors")
-    checkpoints.write_tensors(batch_path, {"index": index.contiguous()}, {"step": step, "phase": task.name})
+    if these.leads:
+        what = {"phase": task.name, "step": step, "epoch": task.epoch}
+        checkpoints.write_tensors(batch_path, {"index": batch}, what)
+    these.wait()  # the first rank to end takes the others with it
     kept = f"the last good checkpoint is {state_path}" if state_path.is_file() else "nothing was saved yet"
     return (
         f"The loss of {task.name} became {stats['loss'].item()} (gradient norm {stats['grad_norm'].item()}) at step "
@@ -295,5 +328,6 @@ def train_model(
     model = (GPT if raster else VAR)(preset.model).to(device)
     task = (GPTTask if raster else VARTask)(model, tokenizer, data, device)
     header = {"preset": preset.name, "sampling": asdict(preset.sampling)}
+    task.sampling = header["sampling"]
     fit(task, preset.model_train, out, header, progress, these)
     return model

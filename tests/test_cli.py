@@ -12,13 +12,14 @@ import torch
 from conftest import tokenizer_config, var_config, wake
 from PIL import Image
 
-from minivar import checkpoints, cli, presets
+from minivar import checkpoints, cli, presets, train
+from minivar.caches import TokenCache
 from minivar.nets import NetConfig
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE
 from minivar.transformer import VAR
 
-COMMANDS = ("train", "sample", "reconstruct", "info", "complexity", "plan", "report")
+COMMANDS = ("train", "tokenize", "sample", "reconstruct", "info", "complexity", "plan", "report")
 NETS = dataclasses.replace(conftest.NETS, patch=2)
 
 
@@ -40,6 +41,12 @@ def run(capsys, *argv: object) -> str:
     captured = capsys.readouterr()
     assert captured.err == ""
     return captured.out
+
+
+def run_quietly(capsys, *argv: object) -> str:
+    """What a command that succeeds prints, but for its progress bar."""
+    assert cli.main([str(word) for word in argv]) == 0
+    return capsys.readouterr().out
 
 
 def refused(capsys, *argv: object) -> str:
@@ -206,6 +213,94 @@ def test_classes_are_written_as_numbers_and_ranges(text, classes):
     assert cli.parse_classes(text, 10) == classes
 
 
+# tokenize, and train --tokens --------------------------------------------------------------------------------------
+
+TINY = (
+    ("tokenizer.nets.base_channels", 8),
+    ("tokenizer_train.epochs", 0.05),
+    ("model.width", 48),
+    ("model_train.epochs", 0.05),
+    ("model_train.log_every", 2),
+    ("model_train.checkpoint_every", 2),
+)  # six steps each
+SETTINGS = [word for field, value in TINY for word in ("--set", f"{field}={value}")]
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """(run, cache): a tokenizer that was hardly trained, and its tokens of the digits."""
+    folder = tmp_path_factory.mktemp("cached")
+    run_folder, tokens = folder / "run", folder / "tokens"
+    train = ["train", "--preset", "digits-smoke", "--stage", "tokenizer", "--out", str(run_folder), *SETTINGS]
+    assert cli.main(train) == 0
+    assert cli.main(["tokenize", "--checkpoint", str(run_folder), "--out", str(tokens)]) == 0
+    return run_folder, tokens
+
+
+def losses(folder) -> list[float]:
+    return [entry["loss"] for entry in train.read_log(folder / "metrics.jsonl") if entry["phase"] == "var"]
+
+
+def test_a_transformer_trains_from_tokens_in_the_folder_of_the_tokenizer_or_another(capsys, cached, tmp_path):
+    run_folder, tokens = cached
+    command = ("train", "--preset", "digits-smoke", *SETTINGS)
+    assert not (run_folder / "var.safetensors").exists()
+    run_quietly(capsys, *command, "--tokens", tokens, "--out", run_folder)
+    checkpoints.load_pair(run_folder)
+    run_quietly(capsys, *command, "--tokens", tokens, "--tokenizer", run_folder, "--out", tmp_path / "elsewhere")
+    checkpoints.load_pair(tmp_path / "elsewhere")
+    run_quietly(capsys, *command, "--tokenizer", run_folder, "--out", tmp_path / "pixels")
+    assert len(losses(run_folder)) == 3
+    assert losses(tmp_path / "elsewhere") == losses(tmp_path / "pixels") == losses(run_folder)
+    before = (run_folder / "metrics.jsonl").read_bytes()
+    run_quietly(capsys, *command, "--tokens", tokens, "--out", run_folder)  # is complete
+    assert (run_folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_tokenize_says_what_it_wrote_and_goes_on(capsys, cached, tmp_path):
+    run_folder, tokens = cached
+    assert TokenCache(tokens).contents.dataset == "ArraySet"
+    options = ("--checkpoint", run_folder, "--out", tmp_path, "--split", "heldout", "--shard-size", 1500)
+    text = run_quietly(capsys, "tokenize", *options, "--batch-size", 500)
+    assert text == f"The tokens of 2,000 images x 1 views are in {tmp_path}.\n"
+    assert run_quietly(capsys, "tokenize", *options) == text
+    message = refused(capsys, "tokenize", "--checkpoint", run_folder, "--out", tmp_path)
+    assert f"{tmp_path} holds another token cache (images: 2000 there, 8000 asked for" in message
+
+
+def test_tokenize_refuses_what_it_cannot_know(capsys, pair, tmp_path):
+    message = refused(capsys, "tokenize", "--checkpoint", pair, "--out", tmp_path / "out")
+    assert f"{pair} does not say what to tokenize: expected --dataset or --preset" in message
+    options = ("--checkpoint", pair, "--out", tmp_path / "out", "--dataset", "folder", "--data", tmp_path / "images")
+    assert "No image folder at" in refused(capsys, "tokenize", *options)
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    Image.new("L", (40, 32)).save(tmp_path / "images" / "cat" / "1.png")
+    assert "say how many views to store, as in --views 10" in refused(capsys, "tokenize", *options)
+    assert not (tmp_path / "out").exists()
+    for crop, views in (("random", 3), ("ten", 10), ("center", 1)):
+        given = ("--views", 3) if crop == "random" else ("--crop", crop)
+        text = run_quietly(capsys, "tokenize", *options[:3], tmp_path / crop, *options[4:], *given)
+        assert text.startswith(f"The tokens of 1 images x {views} views")
+
+
+def test_tokens_of_something_else_are_refused(capsys, cached, pair, tmp_path):
+    run_folder, tokens = cached
+    command = ("train", "--preset", "digits-smoke", *SETTINGS, "--out", tmp_path / "run")
+    assert "No token cache at" in refused(capsys, *command, "--tokens", tmp_path)
+    assert "No checkpoint at" in refused(capsys, *command, "--tokens", tokens)  # there is no tokenizer in --out
+    given = ("--tokens", tokens, "--tokenizer", run_folder)
+    other = ("train", "--preset", "duel-var", "--out", tmp_path / "run")
+    assert "Tokenizer and transformer do not belong together" in refused(capsys, *other, *given)
+    assert "add --set model.num_classes=10" in refused(capsys, *command, "--set", "model.num_classes=9", *given)
+    message = refused(capsys, *command, "--tokens", tokens, "--tokenizer", cli.SHIPPED)
+    assert "is not for this tokenizer and model: (grids, V, fingerprint of the tokenizer) is" in message
+    assert "--stage tokenizer learns from pixels" in refused(capsys, *command, *given, "--stage", "tokenizer")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tokenizer.safetensors").write_bytes((pair / "tokenizer.safetensors").read_bytes())
+    assert "has a tokenizer of its own, another than" in refused(capsys, *command, *given)
+
+
 # How it says no ---------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +308,7 @@ def test_classes_are_written_as_numbers_and_ranges(text, classes):
 def test_an_unknown_preset_is_refused(capsys, tmp_path, command):
     where = ("--out", tmp_path) if command == "train" else ()
     message = refused(capsys, command, "--preset", "digit", *where)
-    assert "Unknown preset 'digit': expected one of digits-smoke, digits, digits-long, duel-var" in message
+    assert "Unknown preset 'digit': expected one of digits-smoke, digits, digits-long, emoji, folder-smoke" in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Datasets: what a batch is, folders of images, torchvision's files, and everything that can be missing."""
+"""Datasets: what a batch is, which view an epoch shows, torchvision's files, and everything that can be missing."""
 
 import gzip
 import pickle
@@ -62,113 +62,44 @@ def test_a_preset_gets_as_many_views_as_it_asks_for():
     assert len(data.training_set(presets.get("digits-smoke", {"views": 2}))) == 16000
 
 
-def test_views_of_a_folder_are_refused(folder):
+def test_views_of_a_folder_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "a" / "0.png")
     preset = presets.get("digits-smoke", {"views": 2, "dataset": "folder"})
     with pytest.raises(DataError, match="Views are for datasets held in memory; got views=2 for 'folder'"):
-        data.training_set(preset, folder)
+        data.training_set(preset, tmp_path)
 
 
-# Folders ----------------------------------------------------------------------------------------------------------
+def test_which_view_an_epoch_shows():
+    index = torch.tensor([0, 1, 9, 10])
+    assert data.view_of(index, 7, None).tolist() == [7, 7, 7, 7]
+    assert data.view_of(index, 7, 10).tolist() == [7, 8, 6, 7]
+    assert data.view_of(index, 3, 1).tolist() == [0, 0, 0, 0]
+    shown = torch.stack([data.view_of(torch.arange(40), epoch, 4) for epoch in range(5, 9)])
+    assert shown.sort(0).values.T.tolist() == [[0, 1, 2, 3]] * 40  # in V epochs every view of every image
+    assert torch.bincount(shown[0]).tolist() == [10, 10, 10, 10]  # and a mixture in each
+    assert shown.dtype == torch.int64
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """cat: two pictures, dog: one in a sub-folder, besides a text; every picture has one colour of its own."""
-    for name, value, size in (
-        ("cat/b.png", 20, (20, 30)),
-        ("cat/a.JPG", 10, (40, 20)),
-        ("dog/more/c.png", 30, (8, 8)),
+def test_arrays_have_one_view():
+    digits = data.load("digits", "heldout")
+    index = torch.tensor([3, 0])
+    assert digits.views == 1
+    for images, labels in (
+        digits.at_view(index, 0),
+        digits.at_view(index, torch.tensor([1, 2])),
+        digits.batch(index, 5),
     ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (value, 2 * value, 3 * value)).save(path)
-    (tmp_path / "dog" / "notes.txt").write_text("not an image")
-    return tmp_path
-
-
-def test_a_folder_is_read_in_order_of_class_and_name(folder):
-    pictures = data.load("folder", "heldout", folder, size=16)
-    assert len(pictures) == 3
-    assert pictures.class_names == ("cat", "dog")
-    assert pictures.labels.tolist() == [0, 0, 1]
-    assert [path.name for path in pictures.paths] == ["a.JPG", "b.png", "c.png"]
-    images, labels = pictures.batch(torch.tensor([2, 0]))
-    assert images.shape == (2, 3, 16, 16)
-    assert labels.tolist() == [1, 0]
-    assert data.to_uint8(images[0])[:, 0, 0].tolist() == [30, 60, 90]
-    assert (data.to_uint8(images[1])[:, 8, 8] - torch.tensor([10, 20, 30])).abs().max() <= 2  # JPEG
-
-
-def test_a_folder_can_be_read_in_grey(folder):
-    images, _ = data.load("folder", "heldout", folder, size=16, channels=1).batch(slice(None))
-    assert images.shape == (3, 1, 16, 16)
-    assert data.to_uint8(images)[2].unique().tolist() == [round(0.299 * 30 + 0.587 * 60 + 0.114 * 90)]
-
-
-def test_the_crop_is_central_when_held_out_and_random_in_training(tmp_path):
-    ramp = np.tile(np.arange(128, dtype=np.uint8), (64, 1))  # brightness = column
-    (tmp_path / "a").mkdir()
-    Image.fromarray(ramp).save(tmp_path / "a" / "ramp.png")
-    heldout = data.FolderSet(tmp_path, 64, 1, resize=1.0)
-    pixels = data.to_uint8(heldout.batch(slice(None))[0])[0, 0]
-    assert torch.equal(pixels, torch.arange(32, 96, dtype=torch.uint8).expand(64, 64))
-    train = data.FolderSet(tmp_path, 64, 1, random_crop=True, resize=1.0)
-    torch.manual_seed(0)
-    starts = {int(data.to_uint8(train.batch(slice(None))[0])[0, 0, 0, 0]) for _ in range(50)}
-    assert len(starts) > 10
-    assert min(starts) >= 0
-    assert max(starts) <= 64
-
-
-def test_the_short_side_is_resized_before_the_crop(tmp_path):
-    (tmp_path / "a").mkdir()
-    half = np.zeros((90, 180), dtype=np.uint8)
-    half[:, 90:] = 255
-    Image.fromarray(half).save(tmp_path / "a" / "half.png")
-    pixels = data.to_uint8(data.FolderSet(tmp_path, 16, 1).batch(slice(None))[0])[0, 0]
-    assert pixels[:, :7].max() <= 10  # the edge stays in the middle
-    assert pixels[:, 9:].min() >= 245
-
-
-def test_train_and_heldout_folders_are_told_apart(folder, tmp_path):
-    for split, count in (("train", 2), ("val", 1)):
-        (tmp_path / "sets" / split / "x").mkdir(parents=True)
-        for i in range(count):
-            Image.new("L", (8, 8)).save(tmp_path / "sets" / split / "x" / f"{i}.png")
-    assert len(data.load("folder", "train", tmp_path / "sets", size=8)) == 2
-    assert len(data.load("folder", "heldout", tmp_path / "sets", size=8)) == 1
-    assert data.load("folder", "train", folder).random_crop
-    assert not data.load("folder", "heldout", folder).random_crop
-
-
-def test_an_unreadable_image_is_named(folder):
-    (folder / "cat" / "a.JPG").write_bytes(b"this is no picture")
-    cut = (folder / "cat" / "b.png").read_bytes()
-    (folder / "cat" / "b.png").write_bytes(cut[: len(cut) // 2])
-    pictures = data.load("folder", "heldout", folder, size=16)
-    for i, name in enumerate(("a.JPG", "b.png")):
-        with pytest.raises(DataError, match=f"Cannot read the image .*{name}: expected a picture, got") as caught:
-            pictures.batch(torch.tensor([i]))
-        assert "\n" not in str(caught.value)
-    assert pictures.batch(torch.tensor([2]))[0].shape == (1, 3, 16, 16)
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"is empty: expected images \(.*\.png.*\).*found 1 sub-folders and no image"):
-        data.load("folder", "train", tmp_path)
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(DataError, match="No image folder at .*nowhere: expected a folder with"):
-        data.load("folder", "train", tmp_path / "nowhere")
+        assert torch.equal(images, data.to_float(digits.images[index]))
+        assert labels.tolist() == digits.labels[index].tolist()
 
 
 def test_unknown_names_are_refused():
-    known = "digits, emoji, fashion-mnist, cifar10 or folder"
-    with pytest.raises(DataError, match=f"Unknown dataset 'mnist': expected {known}"):
+    known = "digits, emoji, fashion-mnist, cifar10, folder, shards"
+    with pytest.raises(DataError, match=f"Unknown dataset 'mnist': expected one of {known}"):
         data.load("mnist")
+    with pytest.raises(DataError, match="The dataset 'digits' takes no options; got crop, seed"):
+        data.load("digits", crop="ten", seed=1)
     with pytest.raises(DataError, match="Unknown split 'test': expected 'train' or 'heldout'"):
         data.load("digits", "test")
     with pytest.raises(DataError, match="'cifar10' is not embedded: expected the folder that holds it, got none"):
@@ -225,10 +156,3 @@ def test_cifar10_is_read_from_torchvisions_files(tmp_path, monkeypatch):
     assert train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
     assert np.array_equal(heldout.images.numpy(), pixels[5])
     assert train.class_names == tuple(names)
-
-
-def test_a_folder_with_training_images_alone_has_no_heldout_ones(tmp_path):
-    (tmp_path / "train" / "x").mkdir(parents=True)
-    Image.new("L", (8, 8)).save(tmp_path / "train" / "x" / "0.png")
-    with pytest.raises(data.DataError, match="expected heldout or val"):
-        data.load("folder", "heldout", tmp_path, size=8)

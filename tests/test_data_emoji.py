@@ -310,6 +310,48 @@ def test_views_keep_further_labels_and_the_white_background(splits):
     assert views.images[720:, :, 0, 0][white].float().mean() > 250  # black corners would turn in from outside
 
 
+@pytest.fixture(scope="module")
+def still_views(splits):
+    """Four times the held-out emoji as for training, but neither turned nor resized, and which image each was."""
+    _, heldout = splits
+    views = data.emoji_views(heldout, 4, degrees=0, scale=0)
+    place = {image.numpy().tobytes(): i for i, image in enumerate(heldout.images)}
+    return views, torch.tensor([place[image.numpy().tobytes()] for image in views.images])
+
+
+def test_training_views_are_named_by_group_style_and_subgroup(splits, still_views):
+    (_, heldout), (views, origin) = splits, still_views
+    assert len(views.class_names) == len(set(views.class_names)) == 9 + 2 * 9 + 2 * 98
+    assert views.class_names[:9] == heldout.class_names
+    assert views.class_names[9:11] == ("Smileys & Emotion, noto", "Smileys & Emotion, twemoji")
+    style, subgroup = heldout.extra["style"], heldout.extra["subgroup"]
+    seen = set()
+    for label, i in zip(views.labels.tolist(), origin.tolist()):
+        group, drawn = heldout.class_names[heldout.labels[i]], style.names[style.values[i]]
+        detail = (label >= 9) + (label >= 27)
+        expected = (group, f"{group}, {drawn}", f"{subgroup.names[subgroup.values[i]]}, {drawn}")[detail]
+        assert views.class_names[label] == expected
+        seen.add((i, detail))
+    by_detail = torch.bincount(torch.tensor([detail for _, detail in seen]))
+    assert by_detail.min() > 0.4 * len(heldout)
+
+
+def test_training_views_are_balanced(splits, still_views):
+    (_, heldout), (views, origin) = splits, still_views
+    assert len(views) == 4 * len(heldout)
+    assert views.background == 1
+    before = torch.bincount(heldout.labels) / len(heldout)
+    after = torch.bincount(heldout.labels[origin]) / len(views)
+    people = heldout.class_names.index("People & Body")
+    assert before[people] > 0.55
+    assert after[people] < 0.25
+    assert after.max() < 3 * after.min()
+    drawing = heldout.extra["name"].values * 2 + heldout.extra["style"].values
+    count = torch.bincount(drawing[origin], minlength=int(drawing.max()) + 1)[drawing[heldout.labels == people]]
+    assert count.min() >= 1  # a drawing with many skin tones comes as often as one with none, up to rounding
+    assert count.max() <= count.min() + 1
+
+
 def test_further_labels_are_part_of_the_fingerprint(splits):
     _, heldout = splits
     assert heldout.fingerprint == data.load("emoji", "heldout").fingerprint

@@ -43,6 +43,7 @@ def test_two_ranks_do_what_one_does(alone, tmp_path, strategy):
     assert launch(tmp_path, 2, strategy) == 0
     assert len(losses(alone)) == 6
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-5)
+    assert (tmp_path / "var.png").is_file() == (strategy == "ddp")  # shards draw no pictures
     models = [checkpoints.load(out / "var.safetensors", "VAR")[0].state_dict() for out in (alone, tmp_path)]
     for key, value in models[0].items():
         torch.testing.assert_close(models[1][key], value, rtol=1e-3, atol=1e-5)

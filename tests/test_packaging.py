@@ -22,9 +22,11 @@ MACHINE_PATH = re.compile(r"(?<![\w.~+/-])/(?:" + "|".join(("r" + "oot", "h" + "
 
 
 def project_requirements() -> dict[str, Requirement]:
-    """Everything pyproject.toml asks for, its `dev` extra included, by canonical name."""
+    """Everything pyproject.toml asks for, its extras included, by canonical name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    assert "minivar[scale]" in extras["dev"], "the dev extra should hold the others, as the lock does"
+    lines = project["dependencies"] + extras["scale"] + [line for line in extras["dev"] if line != "minivar[scale]"]
     requirements = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
     assert len(requirements) == len(lines), "pyproject.toml names a package twice"
     return requirements

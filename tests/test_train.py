@@ -192,7 +192,8 @@ class Poisoned(ArraySet):
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(TrainingError) as caught:
-        train.train_tokenizer(tiny_preset(), Poisoned(good=6), tmp_path, progress=False)
+        # six steps, and the pictures at the checkpoint after the fourth
+        train.train_tokenizer(tiny_preset(), Poisoned(good=7), tmp_path, progress=False)
     message = str(caught.value)
     assert message.startswith("The loss of tokenizer became nan")
     assert "at step 6, expected finite numbers; the last good checkpoint is" in message
@@ -266,6 +267,19 @@ def test_a_run_leaves_two_checkpoints_that_belong_together(tiny_run):
     for trained, loaded in ((tokenizer, loaded_tokenizer), (model, loaded_model)):
         assert not trained.training
         assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in trained.state_dict().items())
+
+
+def test_averaged_weights_are_what_a_run_hands_on(tmp_path):
+    plain = train.train_tokenizer(tiny_preset(), blobs(), tmp_path / "plain", progress=False).state_dict()
+    averaged = train.train_tokenizer(
+        tiny_preset(ema=0.9), blobs(), tmp_path / "averaged", progress=False
+    ).state_dict()
+    again = train.train_tokenizer(tiny_preset(ema=0.9), blobs(), tmp_path / "averaged", progress=False).state_dict()
+    loaded, _ = checkpoints.load(tmp_path / "averaged" / "tokenizer.safetensors", "VQVAE")
+    assert not torch.equal(averaged["encoder.conv_in.weight"], plain["encoder.conv_in.weight"])
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(averaged[key], value)
+        assert torch.equal(again[key], value)
 
 
 def test_a_finished_run_is_not_trained_again(tiny_run):

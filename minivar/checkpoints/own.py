@@ -6,6 +6,7 @@ import os
 import tempfile
 import types
 import typing
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from minivar.tokenizer import VQVAE, TokenizerConfig
 from minivar.transformer import VAR, VARConfig
 
 State = Mapping[str, Tensor]
+CHECKSUM = "crc32"  # its name in the header
 KINDS = {
     "VQVAE": (VQVAE, TokenizerConfig),
     "VAR": (VAR, VARConfig),
@@ -35,12 +37,22 @@ class CheckpointError(ValueError):
 def write_tensors(path: Path, tensors: State, metadata: Mapping[str, object]) -> None:
     """Write a safetensors file so that ``path`` holds either the old content or all of the new.
 
-    ``metadata`` values are stored as JSON in the header. Raises ``CheckpointError`` if the file cannot be written,
-    for instance because the disk is full; the previous file is then untouched.
+    ``metadata`` values are stored as JSON in the header, with a checksum of all of it. Raises ``CheckpointError`` if
+    the file cannot be written, for instance because the disk is full; the previous file is then untouched.
     """
     header = {key: json.dumps(value) for key, value in metadata.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    header[CHECKSUM] = json.dumps(checksum(tensors, header))
     write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def checksum(tensors: State, header: Mapping[str, str]) -> int:
+    """CRC-32 of the contiguous CPU ``tensors``, their names, types and shapes, and the rest of the ``header``."""
+    crc = zlib.crc32(json.dumps(sorted((key, text) for key, text in header.items() if key != CHECKSUM)).encode())
+    for name, value in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)
+        crc = zlib.crc32(value.flatten().view(torch.uint8).numpy().data, crc)
+    return crc
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -64,18 +76,28 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and metadata of a file written by ``write_tensors``; ``CheckpointError`` if missing or damaged."""
+    """Tensors and metadata of a file written by ``write_tensors``; ``CheckpointError`` if missing or damaged.
+
+    A file without a checksum, from before there was one, is read without that comparison.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}: expected a .safetensors file there.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+            header = file.metadata() or {}
+            metadata = {key: json.loads(value) for key, value in header.items()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a complete minivar checkpoint: expected a whole safetensors file, got {error}."
         ) from error
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is not None and (found := checksum(tensors, header)) != expected:
+        raise CheckpointError(
+            f"{path} was damaged after it was written: got content with the checksum {found}, expected {expected}."
+        )
+    return tensors, metadata
 
 
 def save(model: nn.Module, path: Path, state: State | None = None, **extra: object) -> None:
