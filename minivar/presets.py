@@ -9,7 +9,7 @@ preset           what it is                                hardware, time       
 digits-smoke     the default of chapter 06                 2 CPU cores, 2 minutes  accuracy .98, Frechet ratio 6
 digits           what ``make run`` trains                  2 CPU cores, 10 minutes accuracy .992, Frechet ratio 2.2
 digits-long      shipped in ``data/checkpoints/digits``    1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
-emoji            shipped in ``data/checkpoints/emoji``     1 CPU core, @MIN@ minutes data/checkpoints/emoji/scores.json
+emoji            shipped in ``data/checkpoints/emoji``     1 CPU core, @MIN@ min.  scores.json beside it
 folder-smoke     every step of chapter 13, in miniature    2 CPU cores, 1 minute   nothing to look at
 duel-var         1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-llamagen    the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json

@@ -3,11 +3,14 @@
 One process, or several with DDP, keep everything in one safetensors file, written atomically. Where FSDP has spread
 the model, every rank writes its own shard with ``torch.distributed.checkpoint``, into a folder of its own for each
 saved step, and a small file that is replaced atomically says which folder is whole. Either kind can be resumed by any
-number of ranks. Explained in ``notebooks/06_training.ipynb``.
+number of ranks. The one file has a checksum; of shards only what is missing or cut short is noticed.
+Explained in ``notebooks/06_training.ipynb``.
 """
 
 import json
 import shutil
+import textwrap
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +60,21 @@ def save_state(path: Path, parts: Parts, run: dict, step: int, these: Workers) -
 
 
 def restore_state(path: Path, parts: Parts, run: dict, these: Workers) -> int:
-    """Load what ``save_state`` wrote, with any number of ranks; the step to go on from, 0 if there is no state."""
+    """Load what ``save_state`` wrote, with any number of ranks; the step to go on from, 0 if there is no state.
+
+    Raises ``TrainingError`` for the state of another run, ``ValueError`` for one that is damaged or does not fit.
+    """
     pointer = _pointer(path)
-    header = json.loads(pointer.read_text()) if pointer.is_file() else None
-    if header is None and not path.is_file():
+    if not pointer.is_file() and not path.is_file():
         return 0
-    if header is None:
+    if pointer.is_file():
+        header = _read_pointer(pointer)
+    else:
         tensors, header = checkpoints.read_tensors(path)
-    if header.get("run") != run:
-        differing = _differences(header.get("run") or {}, run)
+    if not {"step", "run", "ranks"} <= header.keys():
+        raise TrainingError(f"{path} is not the state of a run; expected step, run and ranks, got {[*header]}.")
+    if header["run"] != run:
+        differing = _differences(header["run"], run)
         raise TrainingError(
             f"{path} belongs to a run with another configuration ({differing}): choose another output folder, or "
             "the same configuration to resume."
@@ -77,7 +86,11 @@ def restore_state(path: Path, parts: Parts, run: dict, these: Workers) -> int:
             f"{path} was written without FSDP: expected --strategy ddp, or one process, to resume it."
         )
     else:
-        _load_whole(tensors, parts)
+        try:
+            _load_whole(tensors, parts)
+        except (RuntimeError, ValueError, KeyError) as error:  # torch's words have a line for each tensor
+            what = textwrap.shorten(str(error), 300)
+            raise TrainingError(f"{path} does not fit; expected what this minivar writes, got: {what}") from error
     if header["ranks"] == these.count:
         torch.set_rng_state(tensors[f"rng.cpu.{these.rank}"])
         if these.device.type == "cuda" and f"rng.cuda.{these.rank}" in tensors:
@@ -107,6 +120,15 @@ def _load_whole(tensors: dict[str, Tensor], parts: Parts) -> None:
 
 def _pointer(path: Path) -> Path:
     return path.with_suffix("") / "latest.json"
+
+
+def _read_pointer(pointer: Path) -> dict:
+    text = pointer.read_text(errors="replace")
+    with suppress(json.JSONDecodeError):
+        header = json.loads(text)
+        if isinstance(header, dict) and (pointer.parent / str(header.get("folder"))).is_dir():
+            return header
+    raise TrainingError(f"{pointer} is damaged: expected JSON that names a folder beside it, got {text[:40]!r}.")
 
 
 def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], these: Workers) -> None:

@@ -125,8 +125,9 @@ def fit(
     Resumes from the state if there is one, returns at once if the run is complete. ``header`` goes into the final
     checkpoint. ``these`` are the processes of the run (``parallel.workers``), each of which must call this; a batch
     is that of all of them together. Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises
-    ``TrainingError`` if the loss stops being finite or ``out`` holds a run with another configuration; the last good
-    checkpoint is kept.
+    ``TrainingError`` if the loss stops being finite, ``out`` cannot be written to, or holds a run with another
+    configuration; the last good checkpoint is kept. Each checkpoint comes with pictures in ``out/NAME.png``, except
+    where FSDP has spread the model, since every rank would be needed to draw them.
     """
     out, model, size = Path(out), task.model, len(task.data)
     these = these or Workers(next(model.parameters()).device)
@@ -210,7 +211,7 @@ def fit(
             if done % config.checkpoint_every == 0 or done == steps:
                 write_unreadable(task.data, out, these, say=progress and done == steps)
                 save_state(state_path, parts, run, done, these)
-                if these.leads and not parts.sharded:  # one rank's shards draw nothing: see `minivar sample`
+                if these.leads and not parts.sharded:
                     model.eval()
                     watch.show(done, task.pictures(these.device))
                     model.train()
