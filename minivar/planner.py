@@ -6,6 +6,7 @@ cannot be derived is *utilisation*, the share of a GPU's peak that a run achieve
 shows what published runs imply.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -80,6 +81,7 @@ def kept_bytes(model: nn.Module, batch: int, precision: torch.dtype | None) -> i
     return sum(size for key, size in storages.items() if key not in own)
 
 
+@functools.cache
 def trace_activations(config, recompute: bool = False, precision: torch.dtype | None = torch.bfloat16) -> Activations:
     """Activations of a transformer's training forward, from its configuration alone."""
     with torch.device("meta"):
@@ -147,6 +149,8 @@ def plan(
     days = steps * flops / (gpus * PEAK[gpu] * utilisation) / 86400
     return {
         "preset": name,
+        "gpus": gpus,
+        "strategy": strategy,
         "parameters": parameters,
         "images per GPU at a time": together,
         "memory": {**memory, "sum": sum(memory.values())},
@@ -169,9 +173,28 @@ def implied_utilisation() -> list[dict[str, object]]:
     return rows
 
 
+def recipe(name: str) -> str:
+    """What a preset's transformer is trained with, and what the published run cost where that is known."""
+    config = presets.get(name).model_train
+    rate = config.base_lr * config.batch_size / 256
+    known = {
+        preset: f"; published: {days:g} days on {gpus} GPUs, {days * gpus:g} GPU-days"
+        for preset, gpus, days in PUBLISHED
+    }
+    return f"batch {config.batch_size}, learning rate {rate:g}, {config.epochs:g} epochs{known.get(name, '')}"
+
+
+def one_node(name: str, gpus: int, strategy: str = "fsdp") -> str:
+    """The command that trains a preset on the GPUs of one machine. DATA is the image folder."""
+    return (
+        f".venv/bin/torchrun --standalone --nproc-per-node={gpus} -m minivar.cli train --preset {name} --device cuda "
+        f'--strategy {strategy} --data "$DATA" --out runs/{name}'
+    )
+
+
 def as_text(found: dict[str, object]) -> str:
     """A plan as a table for a terminal."""
-    lines = [f"{found['preset']}, {found['parameters'] / 1e6:,.0f} M parameters"]
+    lines = [f"{found['preset']}, {found['parameters'] / 1e6:,.0f} M parameters", f"  {recipe(found['preset'])}"]
     lines += [f"  {key:28}{size / 1e9:10.2f} GB per GPU" for key, size in found["memory"].items() if size]
     lines.append(f"  {'fits':28}{'yes' if found['fits'] else 'no: more GPUs, --recompute or --accumulate':>10}")
     lines.append(f"  {'images per GPU at a time':28}{found['images per GPU at a time']:10}")
@@ -181,6 +204,8 @@ def as_text(found: dict[str, object]) -> str:
     lines.append(f"  {'GPU-days':28}{found['GPU-days']:10.0f}")
     lines.append(f"  {'images per second to read':28}{found['images per second']:10.0f}")
     lines.append(f"  {'token cache, ten crops':28}{found['token cache'] / 1e9:10.1f} GB on disk")
+    if found["gpus"] <= 8:
+        lines.append(f"on one machine: {one_node(found['preset'], found['gpus'], found['strategy'])}")
     return "\n".join(lines)
 
 
@@ -197,6 +222,7 @@ def slurm_script(name: str, gpus: int, strategy: str = "fsdp", per_node: int = 8
 #SBATCH --cpus-per-task={8 * here}
 #SBATCH --time=2-00:00:00
 #SBATCH --requeue
+# {recipe(name)}
 # DATA must hold train/ and val/ with one folder a class. The same command resumes, so the job may be requeued.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun .venv/bin/torchrun --nnodes=$SLURM_NNODES --nproc-per-node={here} --rdzv-backend=c10d \\

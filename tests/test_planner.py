@@ -1,11 +1,13 @@
 """The planner: traced memory against real memory, arithmetic by hand, published runs, bad input."""
 
+import shlex
+
 import pytest
 import torch
 from conftest import var_config
 from test_cli import refused, run
 
-from minivar import planner, presets, train
+from minivar import cli, planner, presets, train
 from minivar.raster import GPT, GPTConfig
 from minivar.transformer import VAR
 
@@ -91,6 +93,25 @@ def test_every_published_preset_has_a_script(name):
     assert f"--preset {name} --device cuda --strategy fsdp" in text
 
 
+@pytest.mark.parametrize("name", [name for name in presets.PRESETS if name.startswith(("var-", "llamagen-"))])
+def test_every_published_preset_has_a_command_for_one_machine(name):
+    words = shlex.split(planner.one_node(name, 8, "ddp"))
+    assert words[:5] == [".venv/bin/torchrun", "--standalone", "--nproc-per-node=8", "-m", "minivar.cli"]
+    args = cli.build_parser().parse_args(words[5:])
+    assert (args.preset, args.device, args.strategy, args.data) == (name, "cuda", "ddp", "$DATA")
+
+
+def test_recipes_are_the_published_ones():
+    assert planner.recipe("var-d16") == (
+        "batch 768, learning rate 0.0003, 200 epochs; published: 2.5 days on 16 GPUs, 40 GPU-days"
+    )
+    assert planner.recipe("var-d30") == "batch 1024, learning rate 0.00032, 350 epochs"
+    assert planner.recipe("llamagen-3b-256") == (
+        "batch 512, learning rate 0.0002, 300 epochs; published: 5 days on 32 GPUs, 160 GPU-days"
+    )
+    assert planner.recipe("var-d36-s") in planner.slurm_script("var-d36-s", 256)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -109,4 +130,6 @@ def test_the_command_prints_a_table(capsys):
     printed = run(capsys, "plan", "--preset", "var-d30", "--gpus", 64)
     assert "2,010 M parameters" in printed
     assert "activations" in printed
+    assert "torchrun" not in printed  # 64 GPUs are not on one machine
+    assert planner.one_node("var-d16", 8, "ddp") in run(capsys, "plan", "--gpus", 8, "--strategy", "ddp")
     assert "torchrun" in run(capsys, "plan", "--preset", "var-d30", "--gpus", 64, "--slurm")

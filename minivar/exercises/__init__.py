@@ -13,6 +13,7 @@ from minivar.exercises.chapter04 import check_straight_through, check_toy_decode
 from minivar.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
 from minivar.exercises.chapter06 import check_balanced_loss, check_learning_rate
 from minivar.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
+from minivar.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 
 __all__ = [
     "check_count_steps",
@@ -36,4 +37,7 @@ __all__ = [
     "check_leading_constant",
     "check_schedule_pairs",
     "check_smallest_batch",
+    "check_state_bytes",
+    "check_step_plan",
+    "check_ten_crops",
 ]

@@ -25,12 +25,14 @@ from minivar.plots.raster import (
     raster_neighbours,
     teacher_forcing,
 )
+from minivar.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
 from minivar.plots.training import line_panels, training_curves, usage_bars
 
 __all__ = [
     "COLOURS",
     "DUEL_STYLE",
+    "MEMORY_PARTS",
     "ORDER_STYLE",
     "ablation",
     "attention_masks",
@@ -40,15 +42,19 @@ __all__ = [
     "cost_bars",
     "cost_curves",
     "cost_lines",
+    "crop_windows",
+    "days_lines",
     "duel_guidance",
     "duel_points",
     "filling",
+    "gan_curves",
     "hatched",
     "image_as_tokens",
     "image_grid",
     "kept_codes",
     "leakage",
     "line_panels",
+    "memory_bars",
     "network_shapes",
     "number_grids",
     "pair_counts",
