@@ -12,6 +12,7 @@ shard-00000.json checksums of the two; written after them, so that a shard which
 Every file is written to a temporary one, synced and renamed. Whoever is stopped starts again by the same call: whole
 shards are kept, the others written anew. Shards are independent of each other, so any number of processes can share
 the work without a word between them. Tokens are read through memory maps: opening a cache does not load it.
+Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import functools

@@ -2,6 +2,7 @@
 
 A run can stop anywhere and go on bit for bit, because a picture depends on (seed, number of the image, number of the
 view) alone: not on threads, ranks, batches, or how often something was read before.
+Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import itertools

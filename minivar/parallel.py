@@ -4,6 +4,7 @@ One process needs none of this. Under ``torchrun`` every process (rank) runs the
 each batch. Two strategies, both PyTorch's own: *DDP* keeps the whole model on every rank and averages gradients;
 *FSDP2* (``fully_shard``) spreads parameters, gradients and optimiser over the ranks and gathers one block's weights
 at a time.
+Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import os

@@ -4,6 +4,7 @@ Nothing here is fitted. Activations are traced: the preset's own model runs forw
 shapes but no numbers, and everything that autograd would keep is added up. FLOPs are counted on the meta device. What
 cannot be derived is *utilisation*, the share of a GPU's peak that a run achieves, so it is an argument; ``PUBLISHED``
 shows what published runs imply.
+Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import functools

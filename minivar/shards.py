@@ -4,6 +4,7 @@ A shard is a tar file of some thousand pictures, each beside a file with the num
 beginning to end: from a disk, over the network, or from the output of a command. To train in any order and to resume
 at any step a set must be one that can be asked for image i, as ``webdataset``'s streams cannot, so ``ShardSet`` keeps
 a few shards in memory and ``window_order`` sees to it that the images are asked for shard by shard.
+Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import bisect

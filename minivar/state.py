@@ -4,7 +4,7 @@ One process, or several with DDP, keep everything in one safetensors file, writt
 the model, every rank writes its own shard with ``torch.distributed.checkpoint``, into a folder of its own for each
 saved step, and a small file that is replaced atomically says which folder is whole. Either kind can be resumed by any
 number of ranks. The one file has a checksum; of shards only what is missing or cut short is noticed.
-Explained in ``notebooks/06_training.ipynb``.
+Explained in ``notebooks/06_training.ipynb`` and ``notebooks/13_imagenet.ipynb``.
 """
 
 import json

@@ -1,0 +1,212 @@
+"""Published ImageNet results, and the protocol behind them: 50,000 samples in one file, judged by one program.
+
+FID and its companions are comparable only if everything is the same: number of samples, classes, pixels, features.
+The papers give their samples to the evaluator of guided diffusion (arXiv 2105.05233), which reads an npz with uint8
+pictures. ``write_samples`` makes that file, ``scores_of`` reads back what the evaluator printed, ``table`` puts it
+beside what the papers report. Explained in ``notebooks/13_imagenet.ipynb``.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from minivar import checkpoints, sampler
+from minivar.caches import tokenizer_fingerprint as fingerprint
+from minivar.data import to_uint8
+from minivar.raster import GPT
+from minivar.tokenizer import VQVAE
+from minivar.transformer import VAR
+
+
+class ProtocolError(ValueError):
+    """Samples that cannot be drawn or scores that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the papers' tables; None where nothing was published."""
+
+    name: str
+    pixels: int
+    millions: float | None  # of parameters, tokenizer or decoder not counted
+    steps: int | None  # forward passes for an image
+    fid: float
+    inception_score: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    preset: str = ""  # whose full run fills the last column
+
+
+# VAR, arXiv 2404.02905: table 1, and for 512 pixels table 2.
+# LlamaGen, arXiv 2406.06525: 384 pixels reduced to 256 for the evaluator, each at its best guidance; B and L at 256.
+RESULTS = (
+    Result("BigGAN", 256, 112, 1, 6.95, 224.5, 0.89, 0.38),
+    Result("ADM", 256, 554, 250, 10.94, 101.0, 0.69, 0.63),
+    Result("DiT-XL/2", 256, 675, 250, 2.27, 278.2, 0.83, 0.57),
+    Result("MaskGIT", 256, 227, 8, 6.18, 182.1, 0.80, 0.51),
+    Result("VQGAN, raster", 256, 227, 256, 18.65, 80.4, 0.78, 0.26),
+    Result("VAR-d16", 256, 310, 10, 3.30, 274.4, 0.84, 0.51, "var-d16"),
+    Result("VAR-d20", 256, 600, 10, 2.57, 302.6, 0.83, 0.56, "var-d20"),
+    Result("VAR-d24", 256, 1000, 10, 2.09, 312.9, 0.82, 0.59, "var-d24"),
+    Result("VAR-d30", 256, 2000, 10, 1.92, 323.1, 0.82, 0.59, "var-d30"),
+    Result("LlamaGen-B", 256, 111, 256, 5.46, preset="llamagen-b-256"),
+    Result("LlamaGen-L", 256, 343, 256, 3.80, preset="llamagen-l-256"),
+    Result("LlamaGen-B", 384, 111, 576, 6.09, 182.5, 0.845, 0.416, "llamagen-b-384"),
+    Result("LlamaGen-L", 384, 343, 576, 3.07, 256.1, 0.83, 0.52, "llamagen-l-384"),
+    Result("LlamaGen-XL", 384, 775, 576, 2.62, 244.1, 0.80, 0.57, "llamagen-xl-384"),
+    Result("LlamaGen-XXL", 384, 1411, 576, 2.34, 253.9, 0.80, 0.59, "llamagen-xxl-384"),
+    Result("LlamaGen-3B", 384, 3097, 576, 2.18, 263.3, 0.81, 0.58, "llamagen-3b-384"),
+    Result("validation images", 256, None, None, 1.78, 236.9, 0.75, 0.67),
+    Result("DiT-XL/2", 512, 675, 250, 3.04, 240.8),
+    Result("VAR-d36-s", 512, 2354, 10, 2.63, 303.2, preset="var-d36-s"),
+)
+# FID of the files that VAR's authors released, from the README of their code
+RELEASED = {"var-d16": 3.55, "var-d20": 2.95, "var-d24": 2.33, "var-d30": 1.97, "var-d36-s": 2.63}
+SCORES = {"fid": "FID", "inception_score": "IS", "precision": "prec.", "recall": "recall"}
+
+
+def table(runs: Mapping[str, Mapping[str, object]]) -> str:
+    """The published results, and beside them the scores of ``runs``, {preset: scores}; a dash where there are none.
+
+    A run whose preset was not published gets a row of its own.
+    """
+    known = {result.preset for result in RESULTS}
+    rows = [(r.name, r.pixels, r.millions, r.steps, vars(r), RELEASED.get(r.preset), r.preset) for r in RESULTS]
+    for preset, scores in runs.items():
+        if preset not in known:
+            shape = (scores.get("pixels"), scores.get("parameters", 0) / 1e6, scores.get("steps"))
+            rows.append((preset, *shape, {}, None, preset))
+
+    def cells(scores: Mapping[str, object]) -> str:
+        formats = {"fid": "6.2f", "inception_score": "7.1f", "precision": "6.2f", "recall": "7.2f"}
+        return "".join(
+            format(scores[key], how) if scores.get(key) is not None else f"{'-':>{how.split('.')[0]}}"
+            for key, how in formats.items()
+        )
+
+    heads = f"{'FID':>6}{'IS':>7}{'prec.':>6}{'recall':>7}"
+    lines = [
+        f"{'':18}{'':>7}{'millions of':>13}{'':>6}   {'as published':26}  {'FID of the':>10}   {'this run':26}",
+        f"{'':18}{'pixels':>7}{'parameters':>13}{'steps':>6}   {heads}  {'released':>10}   {heads}",
+    ]
+    for name, pixels, millions, steps, published, released, preset in rows:
+        size = "-" if millions is None else f"{millions:,.1f}" if millions < 10 else f"{millions:,.0f}"
+        shape = f"{name:18}{pixels or '-':>7}{size:>13}{steps or '-':>6}"
+        released = f"{released:.2f}" if released else "-"
+        lines.append(f"{shape}   {cells(published)}  {released:>10}   {cells(runs.get(preset, {}))}")
+    return "\n".join(lines)
+
+
+# Scores -------------------------------------------------------------------------------------------------------------
+
+
+def read_evaluator(text: str) -> dict[str, float]:
+    """The numbers that guided diffusion's ``evaluator.py`` printed; ``ProtocolError`` if there are none."""
+    names = {"FID": "fid", "Inception Score": "inception_score", "Precision": "precision", "Recall": "recall"}
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in names:
+            try:
+                found[names[name.strip()]] = float(value)
+            except ValueError as error:
+                raise ProtocolError(f"The evaluator's {name.strip()} is no number: {value.strip()!r:.60}.") from error
+    if not found:
+        raise ProtocolError(
+            f"No scores in the evaluator's output: expected lines such as 'FID: 3.3', got {text!r:.60}."
+        )
+    return found
+
+
+def scores_of(run: Path | str) -> dict[str, object]:
+    """What is known of the run in a folder: ``scores.json``, and ``evaluator.txt``, the evaluator's output.
+
+    Either file may be missing.
+    """
+    run, scores = Path(run), {}
+    if (run / "scores.json").is_file():
+        try:
+            scores = dict(json.loads((run / "scores.json").read_text()))
+        except (ValueError, TypeError) as error:
+            raise ProtocolError(f"{run / 'scores.json'} is damaged ({error}): expected a JSON object.") from error
+    if (run / "evaluator.txt").is_file():
+        scores |= read_evaluator((run / "evaluator.txt").read_text(errors="replace"))
+    return scores
+
+
+# Samples ------------------------------------------------------------------------------------------------------------
+
+
+def write_samples(
+    tokenizer: VQVAE,
+    model: VAR | GPT,
+    path: Path | str,
+    count: int = 50_000,
+    batch: int = 100,
+    size: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **settings,
+) -> None:
+    """Draw ``count`` images, equally many of each class, into ``path``: an npz whose ``arr_0`` is uint8 (N, H, W, C).
+
+    That is what the evaluator reads. ``settings`` go to the sampler; ``size`` resizes the images (bicubic), as
+    LlamaGen's of 384 pixels are reduced to 256. Models stay where they are. Batch i draws from a generator with a
+    seed of its own and is written to ``path`` + ".parts", so a call that was stopped goes on by the same call, with
+    the same images. Returns at once if ``path`` is there, and was made by the same call. Raises ``ProtocolError`` for
+    impossible numbers, or if samples drawn otherwise are there.
+    """
+    path, classes = Path(path), model.config.num_classes
+    if min(count, batch) < 1 or count % classes:
+        raise ProtocolError(
+            f"The samples must be equally many of each of {classes} classes, in batches of at least 1; got count "
+            f"{count} and batch {batch}."
+        )
+    weights = [fingerprint(part) for part in (tokenizer, model)]
+    what = {"count": count, "batch": batch, "size": size, "seed": seed, "settings": settings, "weights": weights}
+    folder, note = path.with_name(f"{path.name}.parts"), path.with_suffix(".json")
+    if note.is_file() and (found := json.loads(note.read_text())) != what:
+        differing = ", ".join(key for key in what if found.get(key) != what[key])
+        raise ProtocolError(f"{path} holds samples that were drawn otherwise ({differing}): choose another path.")
+    if note.is_file() and path.is_file() and not folder.is_dir():
+        return
+    checkpoints.write_atomically(note, lambda temporary: temporary.write_text(json.dumps(what, indent=1)))
+    device = next(model.parameters()).device
+    labels_N = torch.arange(count) * classes // count  # class by class
+    files = []
+    for number, labels_B in enumerate(tqdm(labels_N.split(batch), desc="samples", disable=not progress)):
+        files.append(folder / f"{number:06d}.npy")
+        if files[-1].is_file():
+            continue
+        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+        images = sampler.draw(model, tokenizer, labels_B.to(device), generator, **settings).images * 2 - 1
+        if size is not None and images.shape[-1] != size:
+            images = F.interpolate(images, size=(size, size), mode="bicubic")
+        pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+        checkpoints.write_atomically(files[-1], lambda temporary, pixels=pixels: save_array(temporary, pixels))
+    checkpoints.write_atomically(path, lambda temporary: _join(temporary, files, count))
+    shutil.rmtree(folder)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """``np.save`` under exactly this name."""
+    with open(path, "wb") as file:
+        np.save(file, array)
+
+
+def _join(path: Path, files: list[Path], count: int) -> None:
+    """All parts as one array of an npz, without holding it: 50,000 pictures of 256 x 256 are 9.8 GB."""
+    shape = (count, *np.load(files[0], mmap_mode="r").shape[1:])
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in files:
+            file.write(np.load(part).tobytes())
