@@ -1,11 +1,13 @@
-"""Draw the pictures in data/figures: scale_by_scale.png, at the top of README.md, with the shipped checkpoints, and
-emoji.png, of the data card.
+"""Draw the pictures in data/figures: scale_by_scale.png and emoji_samples.png, at the top of README.md, with the
+shipped checkpoints, and emoji.png, of the data card.
 
-python data/build_figures.py [scale_by_scale] [emoji]
+python data/build_figures.py [scale_by_scale] [emoji] [emoji_samples]
 """
 
 import re
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -28,7 +30,25 @@ def scale_by_scale() -> None:
     plots.save_figure(figure, FIGURES / "scale_by_scale.png")
 
 
-def emoji(columns: int = 18, zoom: int = 2) -> None:
+def labelled_rows(images: torch.Tensor, names: Sequence[str], rows_each: int, path: Path, zoom: int = 2) -> None:
+    """Write uint8 images (N, 3, H, W), row by row, each ``rows_each`` rows under a name, without resampling."""
+    columns = len(images) // (len(names) * rows_each)
+    tiles = make_grid(images, nrow=columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+    height, width = tiles.shape[0] * zoom, tiles.shape[1] * zoom
+    figure = plt.figure(figsize=((width + 170) / 100, height / 100), dpi=100)
+    axes = figure.add_axes((170 / (width + 170), 0, width / (width + 170), 1))
+    axes.imshow(tiles, interpolation="nearest", extent=(0, width, height, 0))
+    axes.set_xticks([])
+    step = height / len(names)
+    axes.set_yticks([(group + 0.5) * step for group in range(len(names))], names, fontsize=11)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.savefig(path)
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def emoji(columns: int = 18) -> None:
     """Some emoji of each group, Noto's drawing above Twemoji's."""
     found = data.load("emoji")
     styles, names = found.extra["style"].values, found.extra["name"].values
@@ -40,25 +60,22 @@ def emoji(columns: int = 18, zoom: int = 2) -> None:
         noto, twemoji = ({int(names[i]): found.images[i] for i in index} for index in chosen)
         shown = [name for name in noto if name in twemoji][:columns]
         images += [drawn[name] for drawn in (noto, twemoji) for name in shown]
-    tiles = make_grid(torch.stack(images), nrow=columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
-    height, width = tiles.shape[0] * zoom, tiles.shape[1] * zoom
-    figure = plt.figure(figsize=((width + 170) / 100, height / 100), dpi=100)
-    axes = figure.add_axes((170 / (width + 170), 0, width / (width + 170), 1))
-    axes.imshow(tiles, interpolation="nearest", extent=(0, width, height, 0))
-    axes.set_xticks([])
-    step = height / len(found.class_names)
-    axes.set_yticks([(group + 0.5) * step for group in range(len(found.class_names))], found.class_names, fontsize=11)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    path = FIGURES / "emoji.png"
-    figure.savefig(path)
-    with Image.open(path) as picture:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    labelled_rows(torch.stack(images), found.class_names, 2, FIGURES / "emoji.png")
+
+
+def emoji_samples(columns: int = 18) -> None:
+    """Samples of the shipped colour model, one row a group: the first ones of seed 0."""
+    tokenizer, model, header = checkpoints.load_pair(data.DATA_ROOT / "checkpoints" / "emoji")
+    names = data.load("emoji", "heldout").class_names
+    labels = torch.arange(len(names)).repeat_interleave(columns)
+    drawn = sampler.sample(model, tokenizer, labels, generator=torch.Generator().manual_seed(0), **header["sampling"])
+    labelled_rows(data.to_uint8(drawn.images * 2 - 1), names, 1, FIGURES / "emoji_samples.png")
 
 
 def main() -> None:
-    for name in sys.argv[1:] or ("scale_by_scale", "emoji"):
-        {"scale_by_scale": scale_by_scale, "emoji": emoji}[name]()
+    drawings = {"scale_by_scale": scale_by_scale, "emoji": emoji, "emoji_samples": emoji_samples}
+    for name in sys.argv[1:] or drawings:
+        drawings[name]()
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ there is for digits: a classifier trained on the training emoji named the group 
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from minivar import checkpoints, data, metrics, sampler, tasks, train
+from minivar import checkpoints, data, metrics, presets, sampler, tasks, train
 
 SHIPPED = data.DATA_ROOT / "checkpoints" / "emoji"
 NAMES = ("group", "group and style", "subgroup and style")
@@ -26,6 +27,8 @@ def copy(run: Path) -> None:
     for name in ("tokenizer", "var"):
         tensors, header = checkpoints.read_tensors(run / f"{name}.safetensors")
         half = {key: value.half() for key, value in tensors.items()}
+        if name == "var":  # chosen by eye after training
+            header["sampling"] = asdict(presets.get("emoji").sampling)
         checkpoints.write_tensors(SHIPPED / f"{name}.safetensors", half, header)
 
     def rounded(value):

@@ -1,11 +1,12 @@
 """The checkpoints that are shipped: small enough, and as good as they are said to be."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from minivar import checkpoints, data, metrics, presets, sampler
+from minivar import checkpoints, data, metrics, presets, sampler, tasks
 
 FOLDER = data.DATA_ROOT / "checkpoints"
 COUNT = 400
@@ -33,6 +34,7 @@ def size_of(*patterns: str) -> int:
 def test_shipped_files_are_small():
     assert size_of("digits/*", "digits-classifier.safetensors", "README.md") <= 12_000_000
     assert 0 < size_of("duel-*/*") <= 8_000_000
+    assert 0 < size_of("emoji/*") <= 16_000_000
 
 
 @pytest.mark.parametrize(("name", "guidance", "floor"), [("duel-var", 1.5, 0.93), ("duel-llamagen", 2.0, 0.92)])
@@ -126,3 +128,59 @@ def test_every_scale_uses_its_share_of_the_codebook(pair):
     images = data.load("digits", "heldout").batch(slice(None))[0]
     usage = metrics.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size)
     assert min(u["used"] for u in usage) >= 0.05
+
+
+# Emoji ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    """Shipped pair, its scores, and the held-out emoji."""
+    scores = json.loads((FOLDER / "emoji" / "scores.json").read_text())
+    return *checkpoints.load_pair(FOLDER / "emoji"), scores, data.load("emoji", "heldout")
+
+
+def test_the_emoji_pair_is_the_preset(emoji):
+    tokenizer, model, header, _, _ = emoji
+    preset = presets.get("emoji")
+    assert (tokenizer.config, model.config, header["preset"]) == (preset.tokenizer, preset.model, "emoji")
+    assert header["sampling"] == dataclasses.asdict(preset.sampling)
+    assert model.config.num_classes == len(data.emoji_views(emoji[-1], 1).class_names)
+
+
+def test_held_out_emoji_survive_the_tokenizer(emoji):
+    tokenizer, _, _, scores, heldout = emoji
+    images = heldout.batch(slice(None))[0]
+    assert metrics.reconstruction_error(tokenizer, images) == pytest.approx(scores["reconstruction_mse"], rel=1e-3)
+    assert scores["reconstruction_mse"] < 0.02  # grey instead of colour would cost 0.1
+    tokens = tokenizer.encode(images[:200])
+    assert min(u["used"] for u in metrics.codebook_usage(tokens, tokenizer.config.codebook_size)) >= 0.05
+
+
+@torch.no_grad()
+def test_the_emoji_model_predicts_held_out_tokens_as_well_as_its_card_says(emoji):
+    tokenizer, model, _, scores, heldout = emoji
+    views = data.emoji_views(heldout, 1, seed=1)
+    task = tasks.VARTask(model, tokenizer, views)
+    index = torch.arange(0, len(views), 3)  # of each image in turn another name
+    loss = torch.stack([task.loss(part, torch.device("cpu"))[0] for part in index.split(80)]).mean().item()
+    assert loss == pytest.approx(sum(scores["heldout_loss"].values()) / 3, abs=0.1)
+    shuffled = data.ArraySet(views.images, views.labels.roll(100), views.class_names, background=1.0)
+    task.data, task.labels_N = shuffled, shuffled.labels
+    worse = torch.stack([task.loss(part, torch.device("cpu"))[0] for part in index.split(80)]).mean().item()
+    assert worse > loss + 0.05  # the class is used
+
+
+def test_emoji_samples_are_no_copies_of_training_emoji(emoji):
+    assert emoji[3]["novelty"] >= 0.5
+
+
+def test_the_card_repeats_the_emoji_scores(emoji):
+    card = (FOLDER / "README.md").read_text()
+    scores = emoji[3]
+    for value in (scores["reconstruction_mse"], *scores["codes_used"]):
+        assert f"{value:.4f}".lstrip("0") in card or f"{100 * value:.0f} %" in card
+    for losses in (scores["heldout_loss"], scores["train_loss"]):
+        row = " | ".join(f"{losses[name]:.2f}" for name in ("group", "group and style", "subgroup and style"))
+        assert f"| {row} |" in card
+    assert f"{scores['novelty']:.2f}" in card
