@@ -7,9 +7,10 @@ beside what the papers report. Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import json
+import math
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,25 +85,28 @@ def table(runs: Mapping[str, Mapping[str, object]]) -> str:
         if preset not in known:
             shape = (scores.get("pixels"), scores.get("parameters", 0) / 1e6, scores.get("steps"))
             rows.append((preset, *shape, {}, None, preset))
-
-    def cells(scores: Mapping[str, object]) -> str:
-        formats = {"fid": "6.2f", "inception_score": "7.1f", "precision": "6.2f", "recall": "7.2f"}
-        return "".join(
-            format(scores[key], how) if scores.get(key) is not None else f"{'-':>{how.split('.')[0]}}"
-            for key, how in formats.items()
-        )
-
-    heads = f"{'FID':>6}{'IS':>7}{'prec.':>6}{'recall':>7}"
+    heads = "".join(f"{head:>7}" for head in SCORES.values())
     lines = [
-        f"{'':18}{'':>7}{'millions of':>13}{'':>6}   {'as published':26}  {'FID of the':>10}   {'this run':26}",
-        f"{'':18}{'pixels':>7}{'parameters':>13}{'steps':>6}   {heads}  {'released':>10}   {heads}",
+        f"{'':18}{'':>6}{'':>9}{'':>6}{'as published':>20}{'':>8}{'released':>10}{'this run':>20}",
+        f"{'':18}{'pixels':>6}{'millions':>9}{'steps':>6}{heads}{'FID':>10}{heads}",
     ]
     for name, pixels, millions, steps, published, released, preset in rows:
-        size = "-" if millions is None else f"{millions:,.1f}" if millions < 10 else f"{millions:,.0f}"
-        shape = f"{name:18}{pixels or '-':>7}{size:>13}{steps or '-':>6}"
-        released = f"{released:.2f}" if released else "-"
-        lines.append(f"{shape}   {cells(published)}  {released:>10}   {cells(runs.get(preset, {}))}")
-    return "\n".join(lines)
+        shape = f"{name:18}{_cell(pixels, 0, 6)}{_cell(millions, 0 if (millions or 0) >= 10 else 1, 9)}"
+        shape += _cell(steps, 0, 6)
+        lines.append(f"{shape}{_scores(published)}{_cell(released, 2, 10)}{_scores(runs.get(preset, {}))}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: float | None, decimals: int, width: int) -> str:
+    if value is None:
+        return f"{'-':>{width}}"
+    text = f"{value:{width},.{decimals}f}"
+    return text[:-1] + " " if decimals == 3 and text.endswith("0") else text  # most shares have two digits
+
+
+def _scores(scores: Mapping[str, object]) -> str:
+    decimals = {"fid": 2, "inception_score": 1, "precision": 3, "recall": 3}
+    return "".join(_cell(scores.get(key), digits, 7) for key, digits in decimals.items())
 
 
 # Scores -------------------------------------------------------------------------------------------------------------
@@ -156,13 +160,13 @@ def write_samples(
     progress: bool = True,
     **settings,
 ) -> None:
-    """Draw ``count`` images, equally many of each class, into ``path``: an npz whose ``arr_0`` is uint8 (N, H, W, C).
+    """Draw ``count`` images, equally many of each class, into ``path``: an npz whose ``arr_0`` is uint8 (N, H, W, 3).
 
-    That is what the evaluator reads. ``settings`` go to the sampler; ``size`` resizes the images (bicubic), as
-    LlamaGen's of 384 pixels are reduced to 256. Models stay where they are. Batch i draws from a generator with a
-    seed of its own and is written to ``path`` + ".parts", so a call that was stopped goes on by the same call, with
-    the same images. Returns at once if ``path`` is there, and was made by the same call. Raises ``ProtocolError`` for
-    impossible numbers, or if samples drawn otherwise are there.
+    That is what the evaluator reads; grey is repeated. ``settings`` go to the sampler; ``size`` resizes the images
+    (bicubic), as LlamaGen's of 384 pixels are reduced to 256. Models stay where they are. Batch i draws from a
+    generator with a seed of its own and is written to ``path`` + ".parts", so a call that was stopped goes on by the
+    same call, with the same images. Returns at once if ``path`` is there, and was made by the same call. Raises
+    ``ProtocolError`` for impossible numbers, or if samples drawn otherwise are there.
     """
     path, classes = Path(path), model.config.num_classes
     if min(count, batch) < 1 or count % classes:
@@ -190,7 +194,7 @@ def write_samples(
         images = sampler.draw(model, tokenizer, labels_B.to(device), generator, **settings).images * 2 - 1
         if size is not None and images.shape[-1] != size:
             images = F.interpolate(images, size=(size, size), mode="bicubic")
-        pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+        pixels = to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
         checkpoints.write_atomically(files[-1], lambda temporary, pixels=pixels: save_array(temporary, pixels))
     checkpoints.write_atomically(path, lambda temporary: _join(temporary, files, count))
     shutil.rmtree(folder)
@@ -210,3 +214,16 @@ def _join(path: Path, files: list[Path], count: int) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         for part in files:
             file.write(np.load(part).tobytes())
+
+
+def read_samples(path: Path | str, index: Sequence[int]) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape of all that ``write_samples`` wrote, and of it the pictures ``index``, uint8 (M, H, W, 3)."""
+    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        begin, size = file.tell(), math.prod(shape[1:])
+        pictures = np.empty((len(index), *shape[1:]), dtype)
+        for place, number in sorted(enumerate(index), key=lambda pair: pair[1]):  # forwards
+            file.seek(begin + int(number) * size)
+            pictures[place] = np.frombuffer(file.read(size), dtype).reshape(shape[1:])
+    return shape, pictures

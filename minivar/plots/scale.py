@@ -24,7 +24,7 @@ def crop_windows(panels, title: str) -> Figure:
     """
     columns = 5
     rows = [-(-len(crops) // columns) for _, _, _, crops, _ in panels]
-    figure = plt.figure(figsize=(9.6, 1.75 * sum(rows) + 0.9), layout="constrained")
+    figure = plt.figure(figsize=(9.6, 1.75 * sum(rows) + 0.9), dpi=76, layout="constrained")  # photographs are large
     grid = figure.add_gridspec(sum(rows), columns + 2)
     top = 0
     for (name, picture, corners, crops, titles), height in zip(panels, rows, strict=True):

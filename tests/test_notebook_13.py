@@ -1,0 +1,89 @@
+"""The ImageNet chapter under papermill, as a full run calls it: into a folder, and once more into the same one."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import papermill
+import pytest
+
+from minivar import caches, checkpoints, train
+
+pytestmark = pytest.mark.slow
+NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "13_imagenet.ipynb"
+TINY = {
+    "tokenizer_train.epochs": 2,
+    "tokenizer_train.log_every": 2,
+    "tokenizer_train.checkpoint_every": 4,
+    "model_train.epochs": 2,
+    "model_train.log_every": 2,
+    "model_train.checkpoint_every": 4,
+}
+SMALL = {"overrides": TINY, "images_per_class": 32, "num_samples": 18, "sample_batch": 5}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """The kernel named python3 is that of the environment in use (as in the Makefile), one thread is enough."""
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def execute(out: Path, tmp_path: Path, **parameters: object) -> tuple[str, float]:
+    """Run the notebook; what it printed, and how long it took."""
+    started = time.time()
+    done = papermill.execute_notebook(
+        NOTEBOOK,
+        tmp_path / "executed.ipynb",
+        {**SMALL, "out": str(out), **parameters},
+        cwd=str(NOTEBOOK.parent),
+        progress_bar=False,
+    )
+    printed = [output.text for cell in done.cells for output in cell.get("outputs", ()) if "text" in output]
+    return "".join(printed), time.time() - started
+
+
+def steps_and_losses(out: Path) -> list[tuple]:
+    return [(entry["phase"], entry["step"], entry["loss"]) for entry in train.read_log(out / "metrics.jsonl")]
+
+
+def test_a_run_leaves_everything_and_the_same_call_finds_it(tmp_path):
+    out = tmp_path / "run"
+    printed, took = execute(out, tmp_path)
+    assert "largest relative difference" in printed  # the kill and the resumption were rehearsed
+    tokenizer, model, header = checkpoints.load_pair(out)
+    assert header["preset"] == "folder-smoke"
+    cache = caches.TokenCache(out / "tokens")
+    cache.check(tokenizer, model.config)
+    assert (len(cache), cache.views, len(cache.unreadable)) == (9 * 32 + 2, 2, 2)
+    assert len((out / "unreadable.txt").read_text().splitlines()) == 2
+    log = steps_and_losses(out)
+    assert [entry[:2] for entry in log if entry[0] == "tokenizer"][-1] == ("tokenizer", 12)
+    assert [entry[:2] for entry in log if entry[0] == "var"][-1] == ("var", 12)
+    with np.load(out / "samples.npz") as arrays:
+        samples = arrays["arr_0"]
+    assert (samples.dtype, samples.shape) == (np.uint8, (18, 32, 32, 3))
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["preset"] == "folder-smoke" and 0 < scores["heldout_loss"] < 6
+    assert not {"fid", "inception_score", "precision", "recall"} & scores.keys()
+
+    weights = (out / "var.safetensors").read_bytes()
+    (out / "evaluator.txt").write_text("FID: 12.5\nInception Score: 3.25\nPrecision: 0.5\nRecall: 0.25\n")
+    printed, again = execute(out, tmp_path, rehearse=False)
+    assert again < 0.7 * took
+    assert steps_and_losses(out) == log
+    assert (out / "var.safetensors").read_bytes() == weights
+    row = next(line for line in printed.splitlines() if line.startswith("folder-smoke  "))
+    assert row.split()[-4:] == ["12.50", "3.2", "0.50", "0.25"]
+    after = json.loads((out / "scores.json").read_text())
+    assert after["fid"] == 12.5 and {key: after[key] for key in scores} == scores
+
+
+@pytest.mark.distributed
+def test_two_processes_by_the_same_page(tmp_path):
+    out = tmp_path / "run"
+    printed, _ = execute(out, tmp_path, rehearse=False, processes=2, strategy="fsdp")
+    assert (out / "var.state" / "latest.json").is_file()  # sharded
+    assert "arr_0: uint8 (18, 32, 32, 3)" in printed
+    assert [entry[:2] for entry in steps_and_losses(out)][-1] == ("var", 12)
