@@ -64,11 +64,11 @@ def test_a_rank_that_is_killed_costs_nothing_but_time(alone, tmp_path, strategy)
     assert losses(out) == pytest.approx(losses(alone), rel=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_ranks_begin_and_one_goes_on(alone, tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "ranks"), [("ddp", 0), ("fsdp", 0), ("fsdp", 4)])
+def test_two_ranks_begin_and_others_go_on(alone, tmp_path, strategy, ranks):
     out = tmp_path / "run"
     assert launch(out, 2, strategy, kill_at=6) != 0
-    assert launch(out, 0) == 0
+    assert launch(out, ranks, strategy) == 0
     assert losses(out) == pytest.approx(losses(alone), rel=1e-5)
     finished = (out / "metrics.jsonl").read_bytes()
     assert launch(out, 0) == 0  # finds the newer state, not the older one of two ranks, and has nothing to do

@@ -1,6 +1,7 @@
 """Schedules, the order of the data, what stops a run, and a run that is killed and goes on as if it had not been."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -280,6 +281,22 @@ def test_averaged_weights_are_what_a_run_hands_on(tmp_path):
     for key, value in loaded.state_dict().items():
         assert torch.equal(averaged[key], value)
         assert torch.equal(again[key], value)
+
+
+def test_a_compiled_run_does_what_a_plain_one_does(tmp_path, monkeypatch):
+    # Traced as for the real backend, without the code that a C++ compiler would make of it.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    tokenizer = train.train_tokenizer(tiny_preset(), blobs(), tmp_path / "tokenizer", progress=False)
+    preset = tiny_preset(epochs=1)
+    compiled = dataclasses.replace(preset, model_train=dataclasses.replace(preset.model_train, compile=True))
+    models = []
+    for name, each in (("plain", preset), ("compiled", compiled)):
+        torch.manual_seed(0)
+        models.append(train.train_model(each, tokenizer, blobs(), tmp_path / name, progress=False).state_dict())
+    losses = [[entry["loss"] for entry in log_of(tmp_path / name)] for name in ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert models[0].keys() == models[1].keys()
+    assert (tmp_path / "compiled" / "var.safetensors").is_file()
 
 
 def test_a_finished_run_is_not_trained_again(tiny_run):
