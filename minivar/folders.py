@@ -10,6 +10,7 @@ import json
 import os
 import weakref
 import zlib
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def central_square(picture: Image.Image, side: int) -> Image.Image:
     return picture.crop((left, top, left + side, top + side))
 
 
-class PictureSet:
+class PictureSet(ABC):
     """What folders and shards share: crops, threads, and images that cannot be read.
 
     ``crop`` is one of three published ways to cut a square of ``size`` from a picture:
@@ -125,17 +126,18 @@ class PictureSet:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """How many images there are."""
 
     @property
+    @abstractmethod
     def contents(self) -> bytes:
         """What distinguishes these images from others."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _open(self, number: int) -> tuple[str, object, int]:
         """Name, what Pillow can open (a path or a file), and label of an image; called from several threads."""
-        raise NotImplementedError
 
     @property
     def fingerprint(self) -> int:

@@ -31,6 +31,22 @@ def var_config(**other) -> VARConfig:
     return VARConfig(**{**small, "schedule": SCHEDULE, **other})
 
 
+class Interrupted(Exception):
+    """Raised by a dataset in the middle of an epoch."""
+
+
+class Stopping:
+    """Before a dataset class, ``class Tars(Stopping, ShardSet)``: gives out ``left`` batches, then breaks off."""
+
+    left: float = float("inf")
+
+    def batch(self, index, epoch=0):
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+        return super().batch(index, epoch)
+
+
 @torch.no_grad()
 def wake(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Redraw all parameters with a standard deviation of 0.2 (norms around 1), in eval mode."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import tokenizer_config, var_config
+from conftest import Interrupted, Stopping, tokenizer_config, var_config
 from PIL import Image
 from torchvision import transforms
 
@@ -518,16 +518,8 @@ def fit(pictures, out, config=TINY, say=False):
     return task, train.fit(task, config, out, progress=say)
 
 
-class Stopping(FolderSet):
-    """Gives out ``left`` batches and stops."""
-
-    left = 10**6
-
-    def batch(self, index, epoch=0):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().batch(index, epoch)
+class StoppingFolder(Stopping, FolderSet):
+    """A folder that breaks off."""
 
 
 def losses(out) -> list[float]:
@@ -537,9 +529,9 @@ def losses(out) -> list[float]:
 def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(damaged, tmp_path):
     options = {"size": 16, "channels": 1, "crop": "random", "max_unreadable": 0.5}
     whole, _ = fit(FolderSet(damaged, threads=2, **options), tmp_path / "whole")
-    stopped = Stopping(damaged, threads=1, **options)
+    stopped = StoppingFolder(damaged, threads=1, **options)
     stopped.left = 6  # five steps, of three an epoch, and the pictures at the first checkpoint
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         fit(stopped, tmp_path / "parts")
     assert len(losses(tmp_path / "parts")) == 5
     resumed, told = fit(FolderSet(damaged, threads=3, **options), tmp_path / "parts")

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import tokenizer_config, var_config
+from conftest import Interrupted, Stopping, tokenizer_config, var_config
 
 from minivar import checkpoints, data, metrics, tasks, train
 from minivar.data import ArraySet
@@ -324,11 +324,7 @@ def test_every_scale_uses_many_codes_after_a_short_training_on_digits(tmp_path):
 # Killed and resumed -----------------------------------------------------------------------------------------------
 
 
-class Interrupted(Exception):
-    """Raised by a dataset in the middle of an epoch."""
-
-
-class Breaking(ArraySet):
+class Breaking(Stopping, ArraySet):
     """``blobs`` with random noise from the global random state, which a resumed run must find where it left it."""
 
     def __init__(self, batches: float) -> None:
@@ -337,10 +333,7 @@ class Breaking(ArraySet):
         self.left = batches
 
     def batch(self, index, epoch=0):
-        self.left -= 1
-        if self.left < 0:
-            raise Interrupted
-        images, labels = super().batch(index)
+        images, labels = super().batch(index, epoch)
         return images + 0.01 * torch.randn(images.shape), labels
 
 
