@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minivar import checkpoints
@@ -57,7 +57,7 @@ class Contents:
     class_names: tuple[str, ...]
     dataset: str  # its kind, such as FolderSet
     dataset_fingerprint: int
-    tokenizer: str  # tokenizer_fingerprint
+    tokenizer: str  # weights_fingerprint
     shard_size: int  # images; the last shard may have fewer
 
     @property
@@ -85,13 +85,13 @@ class Contents:
         return range(number * self.shard_size, min((number + 1) * self.shard_size, self.images))
 
 
-def tokenizer_fingerprint(tokenizer: VQVAE) -> str:
-    """SHA-256 of configuration and parameters: the same images have the same tokens if it is the same.
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's configuration and parameters: where it is the same, so are the tokens of an image.
 
-    Statistics of the codebook's use, a buffer, do not count; neither does the device.
+    Buffers, such as statistics of the codebook's use, do not count; neither does the device.
     """
-    digest = hashlib.sha256(json.dumps(asdict(tokenizer.config)).encode())
-    for name, parameter in tokenizer.named_parameters():
+    digest = hashlib.sha256(json.dumps(asdict(model.config)).encode())
+    for name, parameter in model.named_parameters():
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
@@ -156,7 +156,7 @@ def write_cache(
         class_names=tuple(dataset.class_names),
         dataset=type(dataset).__name__,
         dataset_fingerprint=dataset.fingerprint,
-        tokenizer=tokenizer_fingerprint(tokenizer),
+        tokenizer=weights_fingerprint(tokenizer),
         shard_size=shard_size,
     )
     if not (out / "cache.json").is_file():
@@ -280,7 +280,7 @@ class TokenCache:
         found = self.contents
         grids = (model.grid,) if isinstance(model, GPTConfig) else model.schedule.grids
         theirs = (found.grids, found.codebook_size, found.tokenizer[:12])
-        ours = (grids, model.codebook_size, tokenizer_fingerprint(tokenizer)[:12])
+        ours = (grids, model.codebook_size, weights_fingerprint(tokenizer)[:12])
         if theirs != ours:
             raise CacheError(
                 f"The token cache {self.folder} is not for this tokenizer and model: (grids, V, fingerprint of the "

@@ -93,7 +93,7 @@ def take_tokenizer(folder: Path, out: Path, preset: presets.Preset, images, thes
         images.check(tokenizer, preset.model)
     if own.is_file():
         there, _ = checkpoints.load(own, "VQVAE")
-        if caches.tokenizer_fingerprint(there) != caches.tokenizer_fingerprint(tokenizer):
+        if caches.weights_fingerprint(there) != caches.weights_fingerprint(tokenizer):
             raise ValueError(f"{out} has a tokenizer of its own, another than {folder} has: choose another --out.")
     elif these.leads:
         checkpoints.write_atomically(own, lambda temporary: shutil.copyfile(given, temporary))

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from minivar import checkpoints, sampler
-from minivar.caches import tokenizer_fingerprint as fingerprint
+from minivar.caches import weights_fingerprint
 from minivar.data import to_uint8
 from minivar.raster import GPT
 from minivar.tokenizer import VQVAE
@@ -174,7 +174,7 @@ def write_samples(
             f"The samples must be equally many of each of {classes} classes, in batches of at least 1; got count "
             f"{count} and batch {batch}."
         )
-    weights = [fingerprint(part) for part in (tokenizer, model)]
+    weights = [weights_fingerprint(part) for part in (tokenizer, model)]
     what = {"count": count, "batch": batch, "size": size, "seed": seed, "settings": settings, "weights": weights}
     folder, note = path.with_name(f"{path.name}.parts"), path.with_suffix(".json")
     if note.is_file() and (found := json.loads(note.read_text())) != what:

@@ -19,7 +19,7 @@ from test_raster_training import SINGLE, gpt_config
 from test_train import blobs, log_of, tiny_preset
 
 from minivar import caches, checkpoints, cli, tasks, train
-from minivar.caches import CacheError, TokenCache, tokenizer_fingerprint, write_cache
+from minivar.caches import CacheError, TokenCache, weights_fingerprint, write_cache
 from minivar.checkpoints import CheckpointError
 from minivar.folders import FolderSet
 from minivar.parallel import Workers
@@ -87,7 +87,7 @@ def test_the_index_says_whose_tokens_they_are(tokenizer, tmp_path):
     images = blobs()
     write_cache(tokenizer, images, tmp_path, shard_size=50, **QUIET)
     index = json.loads((tmp_path / "cache.json").read_text())
-    assert index["tokenizer"] == tokenizer_fingerprint(tokenizer)
+    assert index["tokenizer"] == weights_fingerprint(tokenizer)
     assert (index["dataset"], index["dataset_fingerprint"]) == ("ArraySet", images.fingerprint)
     assert (index["images"], index["views"], index["codebook_size"]) == (96, 1, 16)
     assert index["grids"] == [[1, 1], [2, 2], [4, 4]]
@@ -179,19 +179,19 @@ def test_opening_a_cache_does_not_load_it(tokenizer, tmp_path):
 
 def test_the_fingerprint_of_a_tokenizer_is_that_of_its_weights(tokenizer, tmp_path):
     checkpoints.save(tokenizer, tmp_path / "tokenizer.safetensors")
-    fingerprint = tokenizer_fingerprint(tokenizer)
+    fingerprint = weights_fingerprint(tokenizer)
     loaded, _ = checkpoints.load(tmp_path / "tokenizer.safetensors")
     loaded.quantizer.usage_KV += 1
-    assert tokenizer_fingerprint(loaded) == fingerprint
+    assert weights_fingerprint(loaded) == fingerprint
     loaded.encoder.conv_in.bias.data[0] += 1e-6
-    assert tokenizer_fingerprint(loaded) != fingerprint
-    assert tokenizer_fingerprint(wake(VQVAE(tokenizer_config(phi_ratio=0.4)))) != fingerprint
+    assert weights_fingerprint(loaded) != fingerprint
+    assert weights_fingerprint(wake(VQVAE(tokenizer_config(phi_ratio=0.4)))) != fingerprint
 
 
 def test_a_cache_of_another_tokenizer_is_refused(tokenizer, tmp_path):
     write_cache(tokenizer, blobs(), tmp_path, **QUIET)
     other = wake(VQVAE(tokenizer_config()), seed=1)
-    theirs, ours = (tokenizer_fingerprint(each)[:12] for each in (tokenizer, other))
+    theirs, ours = (weights_fingerprint(each)[:12] for each in (tokenizer, other))
     words = rf"not for this tokenizer and model: .* 16, '{theirs}'\) there; expected .* 16, '{ours}'\)\."
     with pytest.raises(CacheError, match=words) as caught:
         tasks.VARTask(VAR(var_config()), other, TokenCache(tmp_path))
