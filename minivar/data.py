@@ -282,14 +282,6 @@ def load(
     return FolderSet(_part(Path(root), split), size, channels, **options)
 
 
-def __getattr__(name: str):
-    if name == "FolderSet":  # lives in folders, which builds on this module
-        from minivar.folders import FolderSet
-
-        return FolderSet
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def training_set(preset, root: Path | str | None = None):
     """The training images of a preset, with as many views of each as it asks for."""
     channels, side = preset.tokenizer.nets.image_channels, preset.tokenizer.image_size[0]

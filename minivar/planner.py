@@ -185,12 +185,14 @@ def recipe(name: str) -> str:
     return f"batch {config.batch_size}, learning rate {rate:g}, {config.epochs:g} epochs{known.get(name, '')}"
 
 
+def _train(name: str, strategy: str) -> str:
+    options = f'--preset {name} --device cuda --strategy {strategy} --data "$DATA" --out runs/{name}'
+    return f"-m minivar.cli train {options}"
+
+
 def one_node(name: str, gpus: int, strategy: str = "fsdp") -> str:
     """The command that trains a preset on the GPUs of one machine. DATA is the image folder."""
-    return (
-        f".venv/bin/torchrun --standalone --nproc-per-node={gpus} -m minivar.cli train --preset {name} --device cuda "
-        f'--strategy {strategy} --data "$DATA" --out runs/{name}'
-    )
+    return f".venv/bin/torchrun --standalone --nproc-per-node={gpus} {_train(name, strategy)}"
 
 
 def as_text(found: dict[str, object]) -> str:
@@ -228,4 +230,4 @@ def slurm_script(name: str, gpus: int, strategy: str = "fsdp", per_node: int = 8
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun .venv/bin/torchrun --nnodes=$SLURM_NNODES --nproc-per-node={here} --rdzv-backend=c10d \\
     --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$head:29500 \\
-    -m minivar.cli train --preset {name} --device cuda --strategy {strategy} --data "$DATA" --out runs/{name}"""
+    {_train(name, strategy)}"""

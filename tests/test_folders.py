@@ -66,7 +66,7 @@ def picture_threads() -> set[threading.Thread]:
 
 def test_a_folder_is_read_in_order_of_class_and_name(folder):
     pictures = data.load("folder", "heldout", folder, size=16)
-    assert isinstance(pictures, data.FolderSet)
+    assert isinstance(pictures, FolderSet)
     assert len(pictures) == 3
     assert pictures.class_names == ("cat", "dog")
     assert pictures.labels.tolist() == [0, 0, 1]
