@@ -1,4 +1,4 @@
-"""The state of a run on disk: what a restart needs, and the log.
+"""The state of a run on disk: what a restart needs.
 
 One process, or several with DDP, keep everything in one safetensors file, written atomically. Where FSDP has spread
 the model, every rank writes its own shard with ``torch.distributed.checkpoint``, into a folder of its own for each
@@ -145,7 +145,10 @@ def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor],
 
 def _load_shards(folder: Path, parts: Parts) -> dict[str, Tensor]:
     names = json.loads((folder.parent / "latest.json").read_text())["rng"]
-    blank = {name: torch.empty_like(torch.get_rng_state()) for name in names if name.startswith("rng.cpu")}
+    kinds = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        kinds["cuda"] = torch.cuda.get_rng_state()
+    blank = {name: torch.empty_like(kinds[kind]) for name in names if (kind := name.split(".")[1]) in kinds}
     extra = {"ema": parts.ema, "rng": blank}
     parallel.load_shards(folder, *parts.models["model"], extra)
     return extra["rng"]
