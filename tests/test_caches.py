@@ -384,7 +384,7 @@ def heldout_cache(tmp_path_factory) -> Path:
 def test_a_killed_process_costs_nothing_but_time(heldout_cache, tmp_path):
     out = tmp_path / "cache"
     process = start("-m", "minivar.cli", *TOKENIZE, out)
-    while len(list(out.glob("shard-*.json"))) < 3 and process.poll() is None:
+    while len(list(out.glob("shard-*.json"))) < 1 and process.poll() is None:
         time.sleep(0.002)
     time.sleep(0.02)
     process.kill()
@@ -392,7 +392,7 @@ def test_a_killed_process_costs_nothing_but_time(heldout_cache, tmp_path):
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(CacheError, match="is not finished"):
         TokenCache(out)
-    assert 3 <= len(list(out.glob("shard-*.json"))) < 8
+    assert 1 <= len(list(out.glob("shard-*.json"))) < 8
     assert cli.main([*TOKENIZE, str(out)]) == 0
     assert contents_of(out) == contents_of(heldout_cache)
 

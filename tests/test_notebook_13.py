@@ -1,7 +1,6 @@
 """The ImageNet chapter under papermill, as a full run calls it: into a folder, and once more into the same one."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,8 @@ def environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def execute(out: Path, tmp_path: Path, **parameters: object) -> tuple[str, float]:
-    """Run the notebook; what it printed, and how long it took."""
-    started = time.time()
+def execute(out: Path, tmp_path: Path, **parameters: object) -> str:
+    """Run the notebook; what it printed."""
     done = papermill.execute_notebook(
         NOTEBOOK,
         tmp_path / "executed.ipynb",
@@ -41,7 +39,12 @@ def execute(out: Path, tmp_path: Path, **parameters: object) -> tuple[str, float
         progress_bar=False,
     )
     printed = [output.text for cell in done.cells for output in cell.get("outputs", ()) if "text" in output]
-    return "".join(printed), time.time() - started
+    return "".join(printed)
+
+
+def written_at(out: Path) -> dict[str, int]:
+    """When each file that takes a training or a tokenising to make was last written."""
+    return {path.name: path.stat().st_mtime_ns for path in (*out.glob("*.safetensors"), *out.glob("tokens/shard-*"))}
 
 
 def steps_and_losses(out: Path) -> list[tuple]:
@@ -50,7 +53,7 @@ def steps_and_losses(out: Path) -> list[tuple]:
 
 def test_a_run_leaves_everything_and_the_same_call_finds_it(tmp_path):
     out = tmp_path / "run"
-    printed, took = execute(out, tmp_path)
+    printed = execute(out, tmp_path)
     assert "largest relative difference" in printed  # the kill and the resumption were rehearsed
     tokenizer, model, header = checkpoints.load_pair(out)
     assert header["preset"] == "folder-smoke"
@@ -68,12 +71,12 @@ def test_a_run_leaves_everything_and_the_same_call_finds_it(tmp_path):
     assert scores["preset"] == "folder-smoke" and 0 < scores["heldout_loss"] < 6
     assert not {"fid", "inception_score", "precision", "recall"} & scores.keys()
 
-    weights = (out / "var.safetensors").read_bytes()
+    written = written_at(out)
+    assert len(written) > 4
     (out / "evaluator.txt").write_text("FID: 12.5\nInception Score: 3.25\nPrecision: 0.5\nRecall: 0.25\n")
-    printed, again = execute(out, tmp_path, rehearse=False)
-    assert again < 0.7 * took
+    printed = execute(out, tmp_path, rehearse=False)
     assert steps_and_losses(out) == log
-    assert (out / "var.safetensors").read_bytes() == weights
+    assert written_at(out) == written  # found, not made again
     row = next(line for line in printed.splitlines() if line.startswith("folder-smoke  "))
     assert row.split()[-4:] == ["12.50", "3.2", "0.50", "0.25"]
     after = json.loads((out / "scores.json").read_text())
@@ -83,7 +86,7 @@ def test_a_run_leaves_everything_and_the_same_call_finds_it(tmp_path):
 @pytest.mark.distributed
 def test_two_processes_by_the_same_page(tmp_path):
     out = tmp_path / "run"
-    printed, _ = execute(out, tmp_path, rehearse=False, processes=2, strategy="fsdp")
+    printed = execute(out, tmp_path, rehearse=False, processes=2, strategy="fsdp")
     assert (out / "var.state" / "latest.json").is_file()  # sharded
     assert "arr_0: uint8 (18, 32, 32, 3)" in printed
     assert [entry[:2] for entry in steps_and_losses(out)][-1] == ("var", 12)
