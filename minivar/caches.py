@@ -224,7 +224,7 @@ def _is_whole(out: Path, number: int, contents: Contents) -> bool:
     paths = {kind: _file(out, kind, number) for kind in ("tokens", "labels", "shard")}
     if all(path.is_file() for path in paths.values()):
         shard = _read_json(paths["shard"])
-        same = all(sha256(paths[kind]) == checksum for kind, checksum in shard["sha256"].items())
+        same = all(checkpoints.sha256(paths[kind]) == checksum for kind, checksum in shard["sha256"].items())
         if same and shard["cache"] == contents.fingerprint:
             return True
     paths["shard"].unlink(missing_ok=True)
@@ -298,18 +298,9 @@ class TokenCache:
             raise _damaged(path, str(error)) from error
         if (array.shape, array.dtype) != (shape, dtype):
             raise _damaged(path, f"it holds {array.shape} {array.dtype}, expected {shape} {dtype}")
-        if verify and sha256(path) != self.checksums[number][kind]:
+        if verify and checkpoints.sha256(path) != self.checksums[number][kind]:
             raise _damaged(path, "its SHA-256 is not the one in cache.json")
         return array.view(np.ndarray)  # still mapped; plain arrays are quicker to index than memmaps
-
-
-def sha256(path: Path) -> str:
-    """Of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _file(folder: Path, kind: str, number: int) -> Path:

@@ -6,7 +6,6 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import itertools
-import json
 import os
 import weakref
 import zlib
@@ -330,10 +329,9 @@ def write_unreadable(data, out: Path, these: Workers, say: bool = False) -> None
     """
     if not hasattr(data, "unreadable"):
         return
-    mine = json.dumps(dict(data.unreadable)).encode()
     found: dict[str, str] = {}
-    for theirs in these.gather(torch.frombuffer(bytearray(mine), dtype=torch.uint8)):
-        found |= json.loads(theirs.numpy().tobytes())
+    for theirs in these.gather(dict(data.unreadable)):
+        found |= theirs
     path = Path(out) / "unreadable.txt"
     if not these.leads or not (found or path.is_file()):
         return

@@ -9,9 +9,11 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 
 import os
 import socket
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,6 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 from minivar.tokenizer import VQVAE
 
 STRATEGIES = ("ddp", "fsdp")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,11 @@ class Workers:
         if self.count > 1:
             dist.barrier()
 
-    def gather(self, value: Tensor) -> list[Tensor]:
-        """The same-shaped CPU tensor of every rank, in the order of ranks."""
+    def gather(self, value: T) -> list[T]:
+        """What every rank has (a tensor on the CPU, names, numbers), in the order of ranks."""
         if self.count == 1:
             return [value]
-        everyone = [torch.empty_like(value) for _ in range(self.count)]
+        everyone = [None] * self.count
         dist.all_gather_object(everyone, value)
         return everyone
 
@@ -202,7 +205,8 @@ def load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     Raises ``ValueError`` for shards that are missing, cut short or do not fit.
     """
     state = {**_named_state(model, optimizer), "extra": extra}
-    with _one_sentence("read", folder):
+    with _one_sentence("read", folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*in a single process", UserWarning)  # which is what we want then
         dcp.load(state, checkpoint_id=str(folder))
     groups = get_state_dict(model, optimizer)[1]["param_groups"]
     moments = {"state": state["optimizer"], "param_groups": groups}

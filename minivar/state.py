@@ -3,7 +3,7 @@
 One process, or several with DDP, keep everything in one safetensors file, written atomically. Where FSDP has spread
 the model, every rank writes its own shard with ``torch.distributed.checkpoint``, into a folder of its own for each
 saved step, and a small file that is replaced atomically says which folder is whole. Either kind can be resumed by any
-number of ranks. The one file has a checksum; of shards only what is missing or cut short is noticed.
+number of ranks. The one file carries a checksum, and ``latest.json`` those of the shards.
 Explained in ``notebooks/06_training.ipynb`` and ``notebooks/13_imagenet.ipynb``.
 """
 
@@ -80,6 +80,7 @@ def restore_state(path: Path, parts: Parts, run: dict, these: Workers) -> int:
             "the same configuration to resume."
         )
     if pointer.is_file():
+        _check_shards(pointer.parent / header["folder"], header.get("sha256", {}), these)
         tensors = _load_shards(pointer.parent / header["folder"], parts)
     elif parts.sharded:
         raise TrainingError(
@@ -134,13 +135,32 @@ def _read_pointer(pointer: Path) -> dict:
 def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], these: Workers) -> None:
     folder = _pointer(path).parent / f"step-{header['step']:08d}"
     parallel.save_shards(folder, *parts.models["model"], {"ema": parts.ema, "rng": rng})
-    these.wait()
+    checksums = {}
+    for found in these.gather({path.name: checkpoints.sha256(path) for path in _written_by(these, folder)}):
+        checksums |= found
     if these.leads:
-        text = json.dumps({**header, "folder": folder.name, "rng": sorted(rng)})
+        text = json.dumps({**header, "folder": folder.name, "rng": sorted(rng), "sha256": checksums})
         checkpoints.write_atomically(_pointer(path), lambda temporary: temporary.write_text(text))
         for other in folder.parent.glob("step-*"):
             if other != folder:
                 shutil.rmtree(other)
+
+
+def _written_by(these: Workers, folder: Path) -> list[Path]:
+    """The files of this rank, by the names that ``torch.distributed.checkpoint`` gives them."""
+    return [*folder.glob(f"__{these.rank}_*"), *(folder.glob(".metadata") if these.leads else ())]
+
+
+def _check_shards(folder: Path, checksums: dict[str, str], these: Workers) -> None:
+    """Raise ``TrainingError`` on every rank if a file is not what was written; each rank reads a part of them."""
+    mine = [name for name in sorted(checksums)[these.rank :: these.count] if (folder / name).is_file()]
+    damaged = [name for name in mine if checkpoints.sha256(folder / name) != checksums[name]]
+    for found in these.gather(damaged):
+        if found:
+            raise TrainingError(
+                f"{folder / found[0]} was damaged after it was written: expected the SHA-256 in latest.json beside "
+                "its folder, got another."
+            )
 
 
 def _load_shards(folder: Path, parts: Parts) -> dict[str, Tensor]:

@@ -161,7 +161,7 @@ def test_opening_a_cache_does_not_load_it(tokenizer, tmp_path):
     index = json.loads((tmp_path / "cache.json").read_text())
     np.save(path, np.zeros((96, 5000, 21), np.uint16))  # 20 MB, as if there were 5,000 views
     index |= {"views": 5000}
-    index["shards"][0]["tokens"] = caches.sha256(path)
+    index["shards"][0]["tokens"] = checkpoints.sha256(path)
     (tmp_path / "cache.json").write_text(json.dumps(index))
     tracemalloc.start()
     cache = TokenCache(tmp_path)

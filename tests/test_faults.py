@@ -394,9 +394,10 @@ def rewrite(text: str):
         ("latest.json", rewrite("[3]"), "expected JSON that names a folder beside it, got '[3]'."),
         ("latest.json", rewrite('{"folder": "step-1"}'), "expected JSON that names a folder beside it, got '{"),
         ("step-*/.metadata", Path.unlink, "Could not read the shards in"),
-        ("step-*/.metadata", cut(0.5), "Could not read the shards in"),
+        ("step-*/.metadata", cut(0.5), ".metadata was damaged after it was written"),
         ("step-*/*.distcp", Path.unlink, "Could not read the shards in"),
-        ("step-*/*.distcp", cut(0.5), "Could not read the shards in"),
+        ("step-*/*.distcp", cut(0.5), "was damaged after it was written"),
+        ("step-*/*.distcp", flip(0.5), "__0_0.distcp was damaged after it was written"),
     ],
 )
 def test_damaged_shards_are_refused(shards, tmp_path, file, damage, words):

@@ -12,6 +12,7 @@ from minivar.checkpoints.own import (
     load_pair,
     read_tensors,
     save,
+    sha256,
     write_atomically,
     write_tensors,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "load_pair",
     "read_tensors",
     "save",
+    "sha256",
     "to_var",
     "write_atomically",
     "write_tensors",

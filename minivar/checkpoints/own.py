@@ -1,6 +1,7 @@
 """minivar's own checkpoint format: one safetensors file a model, whose header holds its kind and configuration."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -53,6 +54,15 @@ def checksum(tensors: State, header: Mapping[str, str]) -> int:
         crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)
         crc = zlib.crc32(value.flatten().view(torch.uint8).numpy().data, crc)
     return crc
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file of any kind, in hexadecimal; it is read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
