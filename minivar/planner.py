@@ -179,7 +179,7 @@ def recipe(name: str) -> str:
     config = presets.get(name).model_train
     rate = config.base_lr * config.batch_size / 256
     known = {
-        preset: f"; published: {days:g} days on {gpus} GPUs, {days * gpus:g} GPU-days"
+        preset: f"; published: {days:g} day{'s' * (days != 1)} on {gpus} GPUs, {days * gpus:g} GPU-days"
         for preset, gpus, days in PUBLISHED
     }
     return f"batch {config.batch_size}, learning rate {rate:g}, {config.epochs:g} epochs{known.get(name, '')}"
@@ -227,6 +227,7 @@ def slurm_script(name: str, gpus: int, strategy: str = "fsdp", per_node: int = 8
 #SBATCH --requeue
 # {recipe(name)}
 # DATA must hold train/ and val/ with one folder a class. The same command resumes, so the job may be requeued.
+# From a token cache of minivar tokenize: replace --data "$DATA" by --tokens CACHE --tokenizer RUN.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun .venv/bin/torchrun --nnodes=$SLURM_NNODES --nproc-per-node={here} --rdzv-backend=c10d \\
     --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$head:29500 \\
