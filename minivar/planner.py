@@ -9,7 +9,9 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +20,31 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from minivar import complexity, presets, train
 from minivar.raster import GPT, GPTConfig
+from minivar.scales import VAR_512
 from minivar.transformer import VAR
 
 IMAGENET = 1_281_167  # training images
 PEAK = {"a100": 312e12, "h100": 989e12}  # FLOP/s, bfloat16, dense; vendor's data sheets
 MEMORY = {"a100": 80e9, "h100": 80e9}  # bytes, the larger variants
 
-# REFERENCE sections 2 and 3: preset, GPUs, days. The GPUs of VAR are A100; LlamaGen's are taken to be the same.
+
+class Published(NamedTuple):
+    """A run whose authors say what it took: VAR in issue 44 of its tracker, LlamaGen in its paper."""
+
+    preset: str
+    gpus: int  # A100 (VAR); LlamaGen's are taken to be the same
+    days: float
+    size: int = 256  # pixels; where it is not the preset's, the model is
+
+
 PUBLISHED = (
-    ("var-d16", 16, 2.5),
-    ("llamagen-b-256", 8, 1),
-    ("llamagen-l-256", 8, 2),
-    ("llamagen-xl-256", 16, 3),
-    ("llamagen-xxl-256", 32, 4),
-    ("llamagen-3b-256", 32, 5),
+    Published("var-d16", 16, 2.5),
+    Published("var-d30", 256, 4, size=512),  # "about" 4 days; not among the models that were released
+    Published("llamagen-b-256", 8, 1),
+    Published("llamagen-l-256", 8, 2),
+    Published("llamagen-xl-256", 16, 3),
+    Published("llamagen-xxl-256", 32, 4),
+    Published("llamagen-3b-256", 32, 5),
 )
 
 
@@ -104,12 +117,14 @@ def plan(
     images: int = IMAGENET,
     recompute: bool | None = None,
     accumulate: int | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Memory per GPU, FLOPs, days and data of a preset's transformer training. Bytes, FLOPs, days.
 
-    ``recompute`` and ``accumulate``: the preset's unless given. Raises ``PlanError`` for impossible numbers.
+    ``recompute`` and ``accumulate``: the preset's unless given; ``overrides`` as in ``presets.get``. Raises
+    ``PlanError`` for impossible numbers.
     """
-    preset = presets.get(name)
+    preset = presets.get(name, overrides)
     if gpu not in PEAK:
         raise PlanError(f"Unknown GPU {gpu!r}: expected one of {', '.join(PEAK)}.")
     if gpus < 1 or not 0 < utilisation <= 1 or strategy not in ("ddp", "fsdp"):
@@ -168,9 +183,12 @@ def plan(
 def implied_utilisation() -> list[dict[str, object]]:
     """For each published run, the utilisation at which the plan would take exactly the published time."""
     rows = []
-    for name, gpus, days in PUBLISHED:
-        at_one = plan(name, gpus, strategy="fsdp", utilisation=1.0)["days"]
-        rows.append({"preset": name, "gpus": gpus, "days": days, "utilisation": at_one / days})
+    for run in PUBLISHED:
+        large = run.size == 512
+        overrides = {"model.schedule": VAR_512} if large else None
+        at_one = plan(run.preset, run.gpus, strategy="fsdp", utilisation=1.0, overrides=overrides)["days"]
+        name = f"{run.preset}, 512 px" if large else run.preset
+        rows.append({"preset": name, "gpus": run.gpus, "days": run.days, "utilisation": at_one / run.days})
     return rows
 
 
@@ -179,8 +197,10 @@ def recipe(name: str) -> str:
     config = presets.get(name).model_train
     rate = config.base_lr * config.batch_size / 256
     known = {
-        preset: f"; published: {days:g} day{'s' * (days != 1)} on {gpus} GPUs, {days * gpus:g} GPU-days"
-        for preset, gpus, days in PUBLISHED
+        run.preset: f"; published: {run.days:g} day{'s' * (run.days != 1)} on {run.gpus} GPUs, "
+        f"{run.days * run.gpus:g} GPU-days"
+        for run in PUBLISHED
+        if run.size == 256
     }
     return f"batch {config.batch_size}, learning rate {rate:g}, {config.epochs:g} epochs{known.get(name, '')}"
 

@@ -79,11 +79,11 @@ def memory_bars(plans, limit: float, title: str) -> Figure:
     return figure
 
 
-def days_lines(gpu_days: dict[str, float], published, range_: tuple[float, float], title: str) -> Figure:
+def days_lines(gpu_days: dict[str, float], published: list[dict], range_: tuple[float, float], title: str) -> Figure:
     """Days against number of GPUs, for each preset a band between two utilisations, and what was published.
 
-    ``gpu_days``: of each preset at a utilisation of 1; ``published``: (preset, GPUs, days), drawn where the preset is
-    among them.
+    ``gpu_days``: of each preset at a utilisation of 1; ``published``: what ``planner.implied_utilisation`` returns,
+    drawn where the preset is among them.
     """
     figure, ax = plt.subplots(figsize=(8.6, 4.0), layout="constrained")
     gpus = np.array([8, 16, 32, 64, 128, 256])
@@ -92,9 +92,10 @@ def days_lines(gpu_days: dict[str, float], published, range_: tuple[float, float
         low, high = (at_one / gpus / share for share in (range_[1], range_[0]))
         ax.fill_between(gpus, low, high, color=COLOURS[i], alpha=0.25, lw=0)
         ax.plot(gpus, np.sqrt(low * high), color=COLOURS[i], lw=1.2, marker=marks[i], ms=4, label=name)
-        for preset, count, days in published:
-            if preset == name:
-                ax.plot(count, days, marker=marks[i], ms=11, mfc="white", mec=COLOURS[i], mew=2, lw=0, zorder=3)
+        for run in published:
+            if run["preset"] == name:
+                at = run["gpus"], run["days"]
+                ax.plot(*at, marker=marks[i], ms=11, mfc="white", mec=COLOURS[i], mew=2, lw=0, zorder=3)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(gpus, [str(count) for count in gpus])
