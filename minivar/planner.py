@@ -31,15 +31,16 @@ MEMORY = {"a100": 80e9, "h100": 80e9}  # bytes, the larger variants
 class Published(NamedTuple):
     """A run whose authors say what it took: VAR in issue 44 of its tracker, LlamaGen in its paper."""
 
-    preset: str
+    name: str
     gpus: int  # A100 (VAR); LlamaGen's are taken to be the same
     days: float
-    size: int = 256  # pixels; where it is not the preset's, the model is
+    preset: str | None = None  # None: called like the run
+    overrides: Mapping[str, object] | None = None  # what was not as in the preset
 
 
 PUBLISHED = (
     Published("var-d16", 16, 2.5),
-    Published("var-d30", 256, 4, size=512),  # "about" 4 days; not among the models that were released
+    Published("var-d30, 512 px", 256, 4, "var-d30", {"model.schedule": VAR_512}),  # "about" 4 days; not released
     Published("llamagen-b-256", 8, 1),
     Published("llamagen-l-256", 8, 2),
     Published("llamagen-xl-256", 16, 3),
@@ -184,11 +185,9 @@ def implied_utilisation() -> list[dict[str, object]]:
     """For each published run, the utilisation at which the plan would take exactly the published time."""
     rows = []
     for run in PUBLISHED:
-        large = run.size == 512
-        overrides = {"model.schedule": VAR_512} if large else None
-        at_one = plan(run.preset, run.gpus, strategy="fsdp", utilisation=1.0, overrides=overrides)["days"]
-        name = f"{run.preset}, 512 px" if large else run.preset
-        rows.append({"preset": name, "gpus": run.gpus, "days": run.days, "utilisation": at_one / run.days})
+        preset = run.preset or run.name
+        at_one = plan(preset, run.gpus, strategy="fsdp", utilisation=1.0, overrides=run.overrides)["days"]
+        rows.append({"preset": run.name, "gpus": run.gpus, "days": run.days, "utilisation": at_one / run.days})
     return rows
 
 
@@ -197,10 +196,9 @@ def recipe(name: str) -> str:
     config = presets.get(name).model_train
     rate = config.base_lr * config.batch_size / 256
     known = {
-        run.preset: f"; published: {run.days:g} day{'s' * (run.days != 1)} on {run.gpus} GPUs, "
+        run.name: f"; published: {run.days:g} day{'s' * (run.days != 1)} on {run.gpus} GPUs, "
         f"{run.days * run.gpus:g} GPU-days"
         for run in PUBLISHED
-        if run.size == 256
     }
     return f"batch {config.batch_size}, learning rate {rate:g}, {config.epochs:g} epochs{known.get(name, '')}"
 

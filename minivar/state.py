@@ -80,8 +80,9 @@ def restore_state(path: Path, parts: Parts, run: dict, these: Workers) -> int:
             "the same configuration to resume."
         )
     if pointer.is_file():
-        _check_shards(pointer.parent / header["folder"], header.get("sha256", {}), these)
-        tensors = _load_shards(pointer.parent / header["folder"], parts)
+        folder = pointer.parent / header["folder"]
+        _check_shards(folder, header.get("sha256", {}), these)
+        tensors = _load_shards(folder, header["rng"], parts)
     elif parts.sharded:
         raise TrainingError(
             f"{path} was written without FSDP: expected --strategy ddp, or one process, to resume it."
@@ -163,8 +164,8 @@ def _check_shards(folder: Path, checksums: dict[str, str], these: Workers) -> No
             )
 
 
-def _load_shards(folder: Path, parts: Parts) -> dict[str, Tensor]:
-    names = json.loads((folder.parent / "latest.json").read_text())["rng"]
+def _load_shards(folder: Path, names: list[str], parts: Parts) -> dict[str, Tensor]:
+    """Fill ``parts``; returns the random states ``names``."""
     kinds = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         kinds["cuda"] = torch.cuda.get_rng_state()

@@ -384,7 +384,7 @@ def heldout_cache(tmp_path_factory) -> Path:
 def test_a_killed_process_costs_nothing_but_time(heldout_cache, tmp_path):
     out = tmp_path / "cache"
     process = start("-m", "minivar.cli", *TOKENIZE, out)
-    while len(list(out.glob("shard-*.json"))) < 1 and process.poll() is None:
+    while not any(out.glob("shard-*.json")) and process.poll() is None:
         time.sleep(0.002)
     time.sleep(0.02)
     process.kill()
