@@ -90,7 +90,7 @@ class ScaleSchedule:
         return ", ".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
 
 
-# The published schedules (REFERENCE: VAR code, trainer defaults). All end at image side / 16.
+# The published schedules (VAR's code, ``utils/arg_util.py``). All end at image side / 16.
 VAR_256 = ScaleSchedule((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 VAR_512 = ScaleSchedule((1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
 VAR_1024 = ScaleSchedule((1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64))

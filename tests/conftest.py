@@ -7,10 +7,9 @@ caching would compare zeros. ``wake`` gives every parameter a size at which it m
 import pytest
 import torch
 
-from minivar.nets import NetConfig
+from minivar.models import VAR, VARConfig
 from minivar.scales import ScaleSchedule
-from minivar.tokenizer import VQVAE, TokenizerConfig
-from minivar.transformer import VAR, VARConfig
+from minivar.tokenizer import VQVAE, NetConfig, TokenizerConfig
 
 # Models this small gain nothing from a second thread, and lose minutes to waiting for it where the machine is busy.
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ import torch
 from conftest import tokenizer_config, var_config, wake
 from test_train import TINY, blobs
 
-from minivar import parallel, presets, train
-from minivar.tasks import VARTask
+from minivar import distributed, presets, training
+from minivar.models import VAR
 from minivar.tokenizer import VQVAE
-from minivar.transformer import VAR
+from minivar.training import VARTask
 
 torch.set_num_threads(1)
 
@@ -37,11 +37,11 @@ def main(out: str, strategy: str, *settings: str) -> None:
     kill_at = values.pop("kill_at", None)
     config = dataclasses.replace(TINY, **{key: presets.parse_value(value) for key, value in values.items()})
     Fragile.at, Fragile.marker = kill_at and int(kill_at), f"{out}.killed"
-    with parallel.workers("cpu", strategy) as these:
+    with distributed.join_ranks("cpu", strategy) as ranks:
         torch.manual_seed(0)
         model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
         task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs())
-        train.fit(task, config, out, progress=False, these=these)
+        training.fit(task, config, out, progress=False, ranks=ranks)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,16 @@ from PIL import Image
 from test_raster_training import SINGLE, gpt_config
 from test_train import blobs, log_of, tiny_preset
 
-from minivar import caches, checkpoints, cli, tasks, train
-from minivar.caches import CacheError, TokenCache, weights_fingerprint, write_cache
+from minivar import checkpoints, cli, files, training
 from minivar.checkpoints import CheckpointError
-from minivar.folders import FolderSet
-from minivar.parallel import Workers
-from minivar.raster import GPT
+from minivar.data.folders import FolderSet
+from minivar.distributed import Ranks
+from minivar.files import weights_fingerprint
+from minivar.models import GPT, VAR
 from minivar.scales import ScaleSchedule
-from minivar.tokenizer import VQVAE
-from minivar.train import TrainingError
-from minivar.transformer import VAR
+from minivar.tokenizer import VQVAE, caches
+from minivar.tokenizer.caches import CacheError, TokenCache, write_cache
+from minivar.training import TrainingError
 
 QUIET = {"progress": False}
 
@@ -161,7 +161,7 @@ def test_opening_a_cache_does_not_load_it(tokenizer, tmp_path):
     index = json.loads((tmp_path / "cache.json").read_text())
     np.save(path, np.zeros((96, 5000, 21), np.uint16))  # 20 MB, as if there were 5,000 views
     index |= {"views": 5000}
-    index["shards"][0]["tokens"] = checkpoints.sha256(path)
+    index["shards"][0]["tokens"] = files.sha256(path)
     (tmp_path / "cache.json").write_text(json.dumps(index))
     tracemalloc.start()
     cache = TokenCache(tmp_path)
@@ -194,11 +194,11 @@ def test_a_cache_of_another_tokenizer_is_refused(tokenizer, tmp_path):
     theirs, ours = (weights_fingerprint(each)[:12] for each in (tokenizer, other))
     words = rf"not for this tokenizer and model: .* 16, '{theirs}'\) there; expected .* 16, '{ours}'\)\."
     with pytest.raises(CacheError, match=words) as caught:
-        tasks.VARTask(VAR(var_config()), other, TokenCache(tmp_path))
+        training.VARTask(VAR(var_config()), other, TokenCache(tmp_path))
     assert "\n" not in str(caught.value)
     larger = wake(VQVAE(tokenizer_config(codebook_size=32)))
     with pytest.raises(CacheError, match=r"\(\(\(1, 1\), .*\), 16, .* there; expected .*, 32, "):
-        tasks.VARTask(VAR(var_config(codebook_size=32)), larger, TokenCache(tmp_path))
+        training.VARTask(VAR(var_config(codebook_size=32)), larger, TokenCache(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_images_of_another_size_are_refused_before_anything_is_written(tmp_path)
 def test_a_cache_that_is_not_there_not_finished_or_of_another_format_is_refused(tokenizer, tmp_path):
     with pytest.raises(CacheError, match=f"No token cache at {tmp_path}: expected a folder that minivar tokenize"):
         TokenCache(tmp_path)
-    assert not write_cache(tokenizer, blobs(), tmp_path, shard_size=40, these=Workers(rank=1, count=2), **QUIET)
+    assert not write_cache(tokenizer, blobs(), tmp_path, shard_size=40, ranks=Ranks(rank=1, count=2), **QUIET)
     with pytest.raises(CacheError, match="is not finished: run minivar tokenize again as before"):
         TokenCache(tmp_path)
     index = json.loads((tmp_path / "cache.json").read_text())
@@ -298,9 +298,9 @@ def test_checksums_are_compared_unless_told_not_to_and_each_process_takes_its_pa
     write_cache(tokenizer, blobs(), tmp_path, shard_size=40, **QUIET)
     flip(tmp_path / "tokens-00001.npy")
     TokenCache(tmp_path, verify=False)
-    TokenCache(tmp_path, these=Workers(rank=0, count=2))
+    TokenCache(tmp_path, ranks=Ranks(rank=0, count=2))
     with pytest.raises(CacheError, match="tokens-00001"):
-        TokenCache(tmp_path, these=Workers(rank=1, count=2))
+        TokenCache(tmp_path, ranks=Ranks(rank=1, count=2))
 
 
 def test_images_that_cannot_be_read_are_listed(tokenizer, tmp_path):
@@ -327,7 +327,7 @@ def test_processes_share_the_work_without_a_word(tokenizer, pictures, tmp_path, 
     images = folder_set(pictures)
     write_cache(tokenizer, images, tmp_path / "one", shard_size=5, **QUIET)
     whole = [
-        write_cache(tokenizer, images, tmp_path / "many", shard_size=5, these=Workers(rank=r, count=3), **QUIET)
+        write_cache(tokenizer, images, tmp_path / "many", shard_size=5, ranks=Ranks(rank=r, count=3), **QUIET)
         for r in order
     ]
     assert whole == [False, False, True]
@@ -411,7 +411,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_is_kept(tokenizer, tmp
     whole, full = tmp_path / "whole", tmp_path / "full"
     given = {"tokenizer": tokenizer, "dataset": blobs(), "shard_size": 40, **QUIET}
     write_cache(out=whole, **given)
-    write_cache(out=full, these=Workers(rank=1, count=2), **given)  # the second of three shards
+    write_cache(out=full, ranks=Ranks(rank=1, count=2), **given)  # the second of three shards
     before = contents_of(full)
     # A limit on the size of files makes the operating system refuse to write on in the middle of a file.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -435,17 +435,17 @@ def test_training_from_a_cache_is_training_from_pixels(tokenizer, pictures, tmp_
     images, preset = folder_set(pictures, crop, views), tiny_preset(epochs=4)  # two steps an epoch
     write_cache(tokenizer, images, tmp_path / "cache", shard_size=10, **QUIET)
     for name, given in (("pixels", images), ("tokens", TokenCache(tmp_path / "cache"))):
-        train.train_model(preset, tokenizer, given, tmp_path / name, progress=False)
+        training.train_model(preset, tokenizer, given, tmp_path / name, progress=False)
     assert [entry["step"] for entry in log_of(tmp_path / "pixels")] == [2, 4, 6, 8]
     assert log_of(tmp_path / "tokens") == log_of(tmp_path / "pixels")
     with pytest.raises(TrainingError, match="another configuration .*data.fingerprint"):
-        train.train_model(preset, tokenizer, images, tmp_path / "tokens", progress=False)
+        training.train_model(preset, tokenizer, images, tmp_path / "tokens", progress=False)
 
 
 def test_images_in_memory_have_the_same_losses_too(tokenizer, tmp_path):
     write_cache(tokenizer, blobs(), tmp_path / "cache", **QUIET)
     for name, given in (("pixels", blobs()), ("tokens", TokenCache(tmp_path / "cache"))):
-        train.train_model(tiny_preset(), tokenizer, given, tmp_path / name, progress=False)
+        training.train_model(tiny_preset(), tokenizer, given, tmp_path / name, progress=False)
     assert len(log_of(tmp_path / "pixels")) == 6
     assert log_of(tmp_path / "tokens") == log_of(tmp_path / "pixels")
 
@@ -456,7 +456,7 @@ def test_a_raster_model_trains_from_a_cache(pictures, tmp_path):
     write_cache(tokenizer, images, tmp_path, **QUIET)
     index, losses = torch.arange(12), []
     for given in (images, TokenCache(tmp_path)):
-        task = tasks.GPTTask(wake(GPT(gpt_config())), tokenizer, given)
+        task = training.GPTTask(wake(GPT(gpt_config())), tokenizer, given)
         task.epoch = 3
         losses.append(task.loss(index, torch.device("cpu"))[0])
     assert torch.equal(*losses)
@@ -465,14 +465,14 @@ def test_a_raster_model_trains_from_a_cache(pictures, tmp_path):
 def test_a_cache_smaller_than_a_batch_is_refused(tokenizer, tmp_path):
     write_cache(tokenizer, blobs(10), tmp_path / "cache", **QUIET)
     with pytest.raises(TrainingError, match="The dataset has 10 images, fewer than one batch of 16"):
-        train.train_model(tiny_preset(), tokenizer, TokenCache(tmp_path / "cache"), tmp_path, progress=False)
+        training.train_model(tiny_preset(), tokenizer, TokenCache(tmp_path / "cache"), tmp_path, progress=False)
 
 
 def test_reading_tokens_takes_less_time_than_making_them(tokenizer, pictures, tmp_path):
     images = folder_set(pictures)
     write_cache(tokenizer, images, tmp_path, **QUIET)
     cache, index = TokenCache(tmp_path), torch.arange(32)
-    task = tasks.VARTask(VAR(var_config()), tokenizer, images)
+    task = training.VARTask(VAR(var_config()), tokenizer, images)
 
     def fastest(work) -> float:
         times = []

@@ -11,12 +11,12 @@ import torch
 from conftest import tokenizer_config, var_config, wake
 from safetensors.torch import save_file
 
-from minivar import checkpoints
+from minivar import checkpoints, files
 from minivar.checkpoints import CheckpointError
-from minivar.metrics import ClassifierConfig, DigitClassifier
+from minivar.evaluation import ClassifierConfig, DigitClassifier, judges
+from minivar.models import VAR
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE
-from minivar.transformer import VAR
 
 RECTANGULAR = ScaleSchedule(((1, 1), (1, 2), (2, 4)))
 MODELS = {
@@ -35,7 +35,7 @@ def test_a_saved_model_comes_back_as_it_was(name, tmp_path):
         model.quantizer.usage_KV.uniform_()
     path = tmp_path / "new" / "model.safetensors"
     checkpoints.save(model, path, note=[1, None, "two"], trained={"steps": 3})
-    loaded, header = checkpoints.load(path)
+    loaded, header = checkpoints.load(path, kinds={**checkpoints.KINDS, **judges.KINDS})
     assert type(loaded) is type(model)
     assert loaded.config == model.config
     assert hash(loaded.config) == hash(model.config)  # tuples came back as tuples, all the way down
@@ -89,7 +89,7 @@ def test_a_model_of_another_kind_is_refused(model, tmp_path):
 
 def test_a_safetensors_file_of_someone_else_is_refused(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds a None; expected VQVAE or VAR or GPT or DigitClassifier\."):
+    with pytest.raises(CheckpointError, match=r"holds a None; expected VQVAE or VAR or GPT\."):
         checkpoints.load(tmp_path / "other.safetensors")
 
 
@@ -106,7 +106,7 @@ def test_entries_that_do_not_fit_are_named(model, tmp_path):
     state["extra"] = state.pop("head.bias")
     state["head.weight"] = torch.zeros(16, 31)
     path, config = tmp_path / "model.safetensors", dataclasses.asdict(model.config)
-    checkpoints.write_tensors(path, state, {"kind": "VAR", "config": config})
+    files.write_tensors(path, state, {"kind": "VAR", "config": config})
     with pytest.raises(CheckpointError) as caught:
         checkpoints.load(path)
     assert str(caught.value) == (
@@ -156,9 +156,9 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from conftest import tokenizer_config
-from minivar import checkpoints
-from minivar.parallel import Workers
-from minivar.state import Parts, save_state
+from minivar import checkpoints, files
+from minivar.distributed import Ranks
+from minivar.training.state import Parts, save_state
 from minivar.tokenizer import VQVAE
 
 torch.manual_seed(1)
@@ -166,8 +166,8 @@ model, path = VQVAE(tokenizer_config()), Path(sys.argv[1])
 optimizer = torch.optim.AdamW(model.parameters())
 writers = {
     "model": lambda: checkpoints.save(model, path),
-    "state": lambda: save_state(path, Parts({"model": (model, optimizer)}, {}), {}, 7, Workers()),
-    "text": lambda: checkpoints.write_atomically(path, lambda temporary: temporary.write_text("x" * 100_000)),
+    "state": lambda: save_state(path, Parts({"model": (model, optimizer)}, {}), {}, 7, Ranks()),
+    "text": lambda: files.write_atomically(path, lambda temporary: temporary.write_text("x" * 100_000)),
 }
 errors = {}
 for room in (0, 50_000):

@@ -12,12 +12,13 @@ import torch
 from conftest import tokenizer_config, var_config, wake
 from PIL import Image
 
-from minivar import checkpoints, cli, presets, train
-from minivar.caches import TokenCache
-from minivar.nets import NetConfig
+from minivar import checkpoints, cli, presets, training
+from minivar.cli.sample import parse_classes
+from minivar.cli.shared import SHIPPED
+from minivar.models import VAR
 from minivar.scales import ScaleSchedule
-from minivar.tokenizer import VQVAE
-from minivar.transformer import VAR
+from minivar.tokenizer import VQVAE, NetConfig
+from minivar.tokenizer.caches import TokenCache
 
 COMMANDS = ("train", "tokenize", "sample", "reconstruct", "info", "complexity", "plan", "report")
 NETS = dataclasses.replace(conftest.NETS, patch=2)
@@ -210,7 +211,7 @@ def test_report_lists_files_and_scores(capsys, pair, tmp_path):
     ("text", "classes"), [("7", [7]), ("0-3", [0, 1, 2, 3]), ("1,3-5, 9", [1, 3, 4, 5, 9]), ("2,2", [2, 2])]
 )
 def test_classes_are_written_as_numbers_and_ranges(text, classes):
-    assert cli.parse_classes(text, 10) == classes
+    assert parse_classes(text, 10) == classes
 
 
 # tokenize, and train --tokens --------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def cached(tmp_path_factory):
 
 
 def losses(folder) -> list[float]:
-    return [entry["loss"] for entry in train.read_log(folder / "metrics.jsonl") if entry["phase"] == "var"]
+    return [entry["loss"] for entry in training.read_log(folder / "metrics.jsonl") if entry["phase"] == "var"]
 
 
 def test_a_transformer_trains_from_tokens_in_the_folder_of_the_tokenizer_or_another(capsys, cached, tmp_path):
@@ -292,7 +293,7 @@ def test_tokens_of_something_else_are_refused(capsys, cached, pair, tmp_path):
     other = ("train", "--preset", "duel-var", "--out", tmp_path / "run")
     assert "Tokenizer and transformer do not belong together" in refused(capsys, *other, *given)
     assert "add --set model.num_classes=10" in refused(capsys, *command, "--set", "model.num_classes=9", *given)
-    message = refused(capsys, *command, "--tokens", tokens, "--tokenizer", cli.SHIPPED)
+    message = refused(capsys, *command, "--tokens", tokens, "--tokenizer", SHIPPED)
     assert "is not for this tokenizer and model: (grids, V, fingerprint of the tokenizer) is" in message
     assert "--stage tokenizer learns from pixels" in refused(capsys, *command, *given, "--stage", "tokenizer")
     assert not (tmp_path / "run").exists()

@@ -7,12 +7,12 @@ from fractions import Fraction
 import pytest
 import torch
 
-from minivar import cli, complexity, presets, sampler
-from minivar.complexity import doubling, every_side, fit_exponent, next_scale_steps, raster_steps
-from minivar.quantizers import MultiScaleQuantizer
-from minivar.raster import GPT, GPTConfig
+from minivar import cli, presets, sampling
+from minivar.analysis import complexity
+from minivar.analysis.complexity import doubling, every_side, fit_exponent, next_scale_steps, raster_steps
+from minivar.models import GPT, VAR, GPTConfig, VARConfig
 from minivar.scales import VAR_256, ScaleSchedule
-from minivar.transformer import VAR, VARConfig
+from minivar.tokenizer import MultiScaleQuantizer
 
 
 def pairs(steps) -> int:
@@ -70,7 +70,7 @@ def test_closed_form_of_raster_equals_the_counter(what, cache):
     config = GPTConfig(depth=3, grid=(4, 5), **{**SHAPE, **RASTER[what]})
     gpt = GPT(config).eval()
     cond = torch.zeros(1, dtype=torch.int64) if not config.caption_tokens else torch.zeros(1, 3, 10)
-    counted = complexity.count_flops(lambda: sampler.sample_raster(gpt, None, cond, use_cache=cache))
+    counted = complexity.count_flops(lambda: sampling.sample_raster(gpt, None, cond, use_cache=cache))
     steps = raster_steps(20, cache, config.prefix)
     assert counted["attention"] == complexity.attention_flops(steps, config)
     # without a cache the caption is projected once, and its rows pass through the layers at every step
@@ -83,7 +83,7 @@ def test_closed_form_of_next_scale_equals_the_counter(what, cache):
     config = VARConfig(depth=3, code_dim=6, schedule=SCHEDULE, **{**SHAPE, **NEXT_SCALE[what]})
     var, quantizer = VAR(config).eval(), MultiScaleQuantizer(SCHEDULE, 48, 6)
     labels = torch.zeros(1, dtype=torch.int64)
-    counted = complexity.count_flops(lambda: list(sampler.sample_scales(var, quantizer, labels, use_cache=cache)))
+    counted = complexity.count_flops(lambda: list(sampling.sample_scales(var, quantizer, labels, use_cache=cache)))
     steps = next_scale_steps(SCHEDULE, cache)  # the sampler always runs two sequences
     assert counted["attention"] == 2 * complexity.attention_flops(steps, config)
     assert counted["model"] == 2 * complexity.model_flops(steps, config)
@@ -106,12 +106,13 @@ def test_counting_does_not_depend_on_the_device():
 def test_cache_bytes_are_those_of_the_real_caches(monkeypatch):
     made = []
 
-    class Recorded(sampler.KVCache):
+    class Recorded(sampling.KVCache):
         def append(self, k_BHlE, v_BHlE):
             made.append(self)
             return super().append(k_BHlE, v_BHlE)
 
-    monkeypatch.setattr(sampler, "KVCache", Recorded)
+    for module in ("next_scale", "raster"):
+        monkeypatch.setattr(f"minivar.sampling.{module}.KVCache", Recorded)
     for order, n in (("raster-cached", 4), ("next-scale-cached", 4)):
         made.clear()
         call, config, steps = complexity.sampling(order, n)

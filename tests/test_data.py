@@ -58,8 +58,8 @@ def test_views_follow_the_originals_and_differ_a_little():
 
 
 def test_a_preset_gets_as_many_views_as_it_asks_for():
-    assert len(data.training_set(presets.get("digits-smoke"))) == 8000
-    assert len(data.training_set(presets.get("digits-smoke", {"views": 2}))) == 16000
+    assert len(presets.training_set(presets.get("digits-smoke"))) == 8000
+    assert len(presets.training_set(presets.get("digits-smoke", {"views": 2}))) == 16000
 
 
 def test_views_of_a_folder_are_refused(tmp_path):
@@ -67,7 +67,7 @@ def test_views_of_a_folder_are_refused(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a" / "0.png")
     preset = presets.get("digits-smoke", {"views": 2, "dataset": "folder"})
     with pytest.raises(DataError, match="Views are for datasets held in memory; got views=2 for 'folder'"):
-        data.training_set(preset, tmp_path)
+        presets.training_set(preset, tmp_path)
 
 
 def test_which_view_an_epoch_shows():

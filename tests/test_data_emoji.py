@@ -360,7 +360,7 @@ def test_further_labels_are_part_of_the_fingerprint(splits):
 
 
 def test_a_missing_file_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "DATA_ROOT", tmp_path)
+    monkeypatch.setattr("minivar.data.embedded.DATA_ROOT", tmp_path)
     with pytest.raises(
         DataError, match="No embedded emoji at .*emoji.npz: expected the file that .*emoji.py"
     ) as caught:

@@ -84,7 +84,7 @@ def test_stubs_fail_and_solutions_pass(path, capsys):
         check = ast.unparse(last)
         assert re.fullmatch(r"exercises\.check_\w+\(\w+\)", check)
         namespace: dict = {}
-        exec(f"import torch\nfrom minivar import exercises\n{common}", namespace)
+        exec(f"import torch\nfrom minivar.book import exercises\n{common}", namespace)
         exec("\n".join(ast.unparse(node) for node in body), namespace)
         assert eval(check, namespace) is False, f"the stub passes {check}"
         assert "not yet" in capsys.readouterr().out

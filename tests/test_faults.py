@@ -15,11 +15,11 @@ from conftest import tokenizer_config, var_config, wake
 from test_progress import Stream
 from test_train import TINY, blobs, log_of
 
-from minivar import checkpoints, cli, data, parallel, tasks, train
-from minivar.parallel import Workers
-from minivar.state import TrainingError
+from minivar import checkpoints, cli, data, distributed, files, training
+from minivar.distributed import Ranks
+from minivar.models import VAR
 from minivar.tokenizer import VQVAE
-from minivar.transformer import VAR
+from minivar.training import TrainingError
 
 # Four steps a phase on 128 digits, with checkpoints after 2 and 4.
 SHORT = {"epochs": 1, "batch_size": 32, "log_every": 2, "checkpoint_every": 2}
@@ -32,7 +32,7 @@ def few_digits():
     with pytest.MonkeyPatch.context() as patch:
         whole = data.load_digits("train")
         few = data.ArraySet(whole.images[:128], whole.labels[:128], whole.class_names)
-        patch.setattr(data, "load_digits", lambda split: few)
+        patch.setattr("minivar.data.loading.load_digits", lambda split: few)
         yield
 
 
@@ -62,7 +62,7 @@ def finished(few_digits, tmp_path_factory) -> Path:
 
 
 @contextmanager
-def after_step(number: int, do, task=tasks.TokenizerTask):
+def after_step(number: int, do, task=training.TokenizerTask):
     """Call ``do`` once, in the middle of a run."""
     original = task.after_step
 
@@ -87,7 +87,7 @@ def half(tmp_path, capsys) -> Path:
     out = tmp_path / "half"
     with after_step(3, interrupt):
         assert "the same command goes on from the last checkpoint" in refused(capsys, command(out), code=130)
-    assert checkpoints.read_tensors(out / "tokenizer.state.safetensors")[1]["step"] == 2
+    assert files.read_tensors(out / "tokenizer.state.safetensors")[1]["step"] == 2
     return out
 
 
@@ -111,7 +111,7 @@ def test_what_the_transformer_cannot_do_is_said_before_the_tokenizer_trains(caps
 
 def test_a_batch_that_ranks_cannot_share_is_refused():
     with pytest.raises(TrainingError, match=r"A batch of 16 images must be a multiple of .* got 3 ranks and accum"):
-        train.check_config(TINY, Workers(count=3), size=96)
+        training.check_config(TINY, Ranks(count=3), size=96)
 
 
 def test_the_folder_of_another_preset_is_refused(capsys, finished, tmp_path):
@@ -198,7 +198,7 @@ def goes_on_as(capsys, out: Path, finished: Path) -> None:
     assert cli.main(command(out)) == 0
     assert log_of(out) == log_of(finished)
     for name in ("tokenizer", "var"):
-        one, other = (checkpoints.read_tensors(folder / f"{name}.safetensors")[0] for folder in (out, finished))
+        one, other = (files.read_tensors(folder / f"{name}.safetensors")[0] for folder in (out, finished))
         assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
@@ -242,7 +242,7 @@ def test_a_disk_that_is_full_for_a_log_stops_the_run_with_a_sentence(capsys, tmp
         message = refused(capsys, command(out))
     assert f"Could not write {out / what} ([Errno 28] No space left on device)" in message
     assert "the last checkpoint, if there is one, is kept, and the same command goes on from there" in message
-    assert checkpoints.read_tensors(out / "tokenizer.state.safetensors")[1]["step"] == 2
+    assert files.read_tensors(out / "tokenizer.state.safetensors")[1]["step"] == 2
     for aside, file in moved:
         aside.replace(file)
     goes_on_as(capsys, out, finished)
@@ -311,7 +311,7 @@ def test_a_flipped_bit_in_a_model_is_noticed(capsys, finished, tmp_path, name):
 def test_every_bit_of_a_small_file_counts(tmp_path):
     path = tmp_path / "small.safetensors"
     tensors = {"weight": torch.arange(3.0), "count": torch.tensor(7), "none": torch.zeros(0, 2)}
-    checkpoints.write_tensors(path, tensors, {"step": 3, "name": "digits"})
+    files.write_tensors(path, tensors, {"step": 3, "name": "digits"})
     content = path.read_bytes()
     unseen = []
     for position in range(len(content)):
@@ -319,21 +319,21 @@ def test_every_bit_of_a_small_file_counts(tmp_path):
         damaged[position] ^= 1
         path.write_bytes(bytes(damaged))
         try:
-            checkpoints.read_tensors(path)
+            files.read_tensors(path)
             unseen.append(position)
         except checkpoints.CheckpointError:
             pass
     name = content.index(b"crc32")
     assert unseen == [*range(name, name + 5)]  # then it looks like a file from before there were checksums
     path.write_bytes(content)
-    read, header = checkpoints.read_tensors(path)
+    read, header = files.read_tensors(path)
     assert header == {"step": 3, "name": "digits"}
     assert all(torch.equal(read[key], value) for key, value in tensors.items())
 
 
 def test_files_from_before_the_checksum_are_read():
     for path in (data.DATA_ROOT / "checkpoints").rglob("*.safetensors"):
-        assert checkpoints.read_tensors(path)[0]
+        assert files.read_tensors(path)[0]
 
 
 def test_a_model_in_the_place_of_a_state_is_refused(capsys, half, finished):
@@ -344,9 +344,9 @@ def test_a_model_in_the_place_of_a_state_is_refused(capsys, half, finished):
 
 def test_a_state_without_one_of_its_tensors_is_refused(capsys, half):
     path = half / "tokenizer.state.safetensors"
-    tensors, header = checkpoints.read_tensors(path)
+    tensors, header = files.read_tensors(path)
     del tensors["model.quantizer.codebook"]
-    checkpoints.write_tensors(path, tensors, header)
+    files.write_tensors(path, tensors, header)
     message = refused(capsys, command(half))
     assert f"{path} does not fit; expected what this minivar writes, got: " in message
     assert '"quantizer.codebook"' in message
@@ -362,10 +362,10 @@ def test_a_damaged_log_stops_nothing(capsys, half, finished):
 # Shards, as FSDP writes them --------------------------------------------------------------------------------------
 
 
-def sharded_run(out: Path, these: Workers) -> dict:
+def sharded_run(out: Path, ranks: Ranks) -> dict:
     torch.manual_seed(0)
-    task = tasks.VARTask(VAR(var_config()), wake(VQVAE(tokenizer_config())), blobs())
-    return train.fit(task, TINY, out, progress=False, these=these)
+    task = training.VARTask(VAR(var_config()), wake(VQVAE(tokenizer_config())), blobs())
+    return training.fit(task, TINY, out, progress=False, ranks=ranks)
 
 
 @pytest.fixture(scope="module")
@@ -377,9 +377,9 @@ def shards(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for key, text in {**TORCHRUN, "WORLD_SIZE": "1", "MASTER_PORT": port}.items():
             patch.setenv(key, text)
-        with parallel.workers("cpu", "fsdp") as these:
-            sharded_run(out, these)
-            yield out, these
+        with distributed.join_ranks("cpu", "fsdp") as ranks:
+            sharded_run(out, ranks)
+            yield out, ranks
 
 
 def rewrite(text: str):
@@ -401,26 +401,26 @@ def rewrite(text: str):
     ],
 )
 def test_damaged_shards_are_refused(shards, tmp_path, file, damage, words):
-    finished, these = shards
+    finished, ranks = shards
     out = shutil.copytree(finished, tmp_path / "run")
-    assert sharded_run(out, these)["resumed_at"] == 12
+    assert sharded_run(out, ranks)["resumed_at"] == 12
     (path,) = (out / "var.state").glob(file)
     damage(path)
     with pytest.raises(ValueError) as error:
-        sharded_run(out, these)
+        sharded_run(out, ranks)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_disk_that_is_full_keeps_the_last_shards(shards, tmp_path):
-    _, these = shards
-    with after_step(6, interrupt, tasks.TokenTask), pytest.raises(KeyboardInterrupt):
-        sharded_run(tmp_path, these)
+    _, ranks = shards
+    with after_step(6, interrupt, training.TokenTask), pytest.raises(KeyboardInterrupt):
+        sharded_run(tmp_path, ranks)
     before = (tmp_path / "var.state" / "latest.json").read_text()
     with files_of_at_most(20_000), pytest.raises(ValueError, match="Could not write the shards in") as error:
-        sharded_run(tmp_path, these)
+        sharded_run(tmp_path, ranks)
     assert "\n" not in str(error.value)
     assert (tmp_path / "var.state" / "latest.json").read_text() == before
-    assert sharded_run(tmp_path, these)["resumed_at"] == 4
+    assert sharded_run(tmp_path, ranks)["resumed_at"] == 4
     assert [path.name for path in (tmp_path / "var.state").glob("step-*")] == ["step-00000012"]
 
 
@@ -439,13 +439,13 @@ class OneBad(Stream):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_batch_that_broke_a_run_can_be_looked_at(tmp_path, accumulate):
     torch.manual_seed(0)
-    task = tasks.TokenizerTask(VQVAE(tokenizer_config()), OneBad())
-    config = train.TrainConfig(**{**vars(TINY), "accumulate": accumulate})
+    task = training.TokenizerTask(VQVAE(tokenizer_config()), OneBad())
+    config = training.TrainConfig(**{**vars(TINY), "accumulate": accumulate})
     with pytest.raises(TrainingError, match=r"The numbers of the images in that batch are in .*not-finite\.safe"):
-        train.fit(task, config, tmp_path, progress=False)
-    tensors, header = checkpoints.read_tensors(tmp_path / "tokenizer.not-finite.safetensors")
+        training.fit(task, config, tmp_path, progress=False)
+    tensors, header = files.read_tensors(tmp_path / "tokenizer.not-finite.safetensors")
     assert header["phase"] == "tokenizer" and header["epoch"] == 0
-    assert torch.equal(tensors["index"], train.batch_indices(header["step"], 96, config, OneBad().order))
+    assert torch.equal(tensors["index"], training.batch_indices(header["step"], 96, config, OneBad().order))
     images, _ = OneBad().batch(tensors["index"], header["epoch"])
     bad = images.isfinite().flatten(1).all(1).logical_not()
     assert tensors["index"][bad].tolist() == [30]
@@ -457,17 +457,17 @@ from pathlib import Path
 import torch
 from test_faults import OneBad, TINY
 from conftest import tokenizer_config
-from minivar import parallel, tasks, train
+from minivar import distributed, training
 from minivar.tokenizer import VQVAE
 
 torch.set_num_threads(1)
-with parallel.workers("cpu", "ddp") as these:
+with distributed.join_ranks("cpu", "ddp") as ranks:
     torch.manual_seed(0)
-    task = tasks.TokenizerTask(VQVAE(tokenizer_config(num_phi=2)), OneBad())
+    task = training.TokenizerTask(VQVAE(tokenizer_config(num_phi=2)), OneBad())
     try:
-        train.fit(task, TINY, sys.argv[1], progress=False, these=these)
-    except train.TrainingError as error:
-        Path(f"{sys.argv[1]}-{these.rank}.txt").write_text(str(error))  # what two ranks print may interleave
+        training.fit(task, TINY, sys.argv[1], progress=False, ranks=ranks)
+    except training.TrainingError as error:
+        Path(f"{sys.argv[1]}-{ranks.rank}.txt").write_text(str(error))  # what two ranks print may interleave
 """
 
 
@@ -483,5 +483,5 @@ def test_on_several_ranks_the_whole_batch_is_kept(tmp_path):
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         assert (tmp_path / f"run-{rank}.txt").read_text().startswith("The loss of tokenizer became nan")
-    index = checkpoints.read_tensors(tmp_path / "run" / "tokenizer.not-finite.safetensors")[0]["index"]
+    index = files.read_tensors(tmp_path / "run" / "tokenizer.not-finite.safetensors")[0]["index"]
     assert len(index) == TINY.batch_size and 30 in index.tolist()

@@ -14,13 +14,14 @@ from conftest import Interrupted, Stopping, tokenizer_config, var_config
 from PIL import Image
 from torchvision import transforms
 
-from minivar import data, folders, tasks, train
+from minivar import data, training
 from minivar.data import DataError
-from minivar.folders import FolderSet
-from minivar.parallel import Workers
+from minivar.data import pictures as pictures_module
+from minivar.data.folders import FolderSet
+from minivar.distributed import Ranks
+from minivar.models import VAR
 from minivar.tokenizer import VQVAE
-from minivar.train import TrainConfig
-from minivar.transformer import VAR
+from minivar.training import TrainConfig
 
 SIZES = ((40, 30), (30, 41), (64, 64), (17, 90), (200, 133), (9, 8))
 
@@ -299,9 +300,9 @@ def test_pictures_do_not_depend_on_threads_batches_or_hints(scenes):
 
 def test_a_picture_that_is_wanted_twice_comes_twice_and_is_decoded_once(scenes, monkeypatch):
     decoded = []
-    original = folders.decode
+    original = pictures_module.decode
     monkeypatch.setattr(
-        folders, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
+        pictures_module, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
     )
     pictures = FolderSet(scenes, 16, crop="ten")
     index, view = torch.arange(2).repeat_interleave(10), torch.arange(10).repeat(2)
@@ -314,9 +315,9 @@ def test_a_picture_that_is_wanted_twice_comes_twice_and_is_decoded_once(scenes, 
 
 def test_what_is_announced_is_decoded_once_and_in_time(scenes, monkeypatch):
     decoded = []
-    original = folders.decode
+    original = pictures_module.decode
     monkeypatch.setattr(
-        folders, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
+        pictures_module, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
     )
     pictures = FolderSet(scenes, 16, crop="random", threads=2)
     first, second, third = torch.arange(24).split(8)
@@ -500,7 +501,7 @@ def test_running_out_of_memory_is_no_fault_of_the_picture(folder, monkeypatch):
     def full(source, channels):
         raise MemoryError
 
-    monkeypatch.setattr(folders, "decode", full)
+    monkeypatch.setattr(pictures_module, "decode", full)
     pictures = FolderSet(folder, 16)
     with pytest.raises(MemoryError):
         pictures.batch(slice(0, 1))
@@ -514,8 +515,8 @@ TINY = TrainConfig(epochs=2, batch_size=8, base_lr=0.02, clip=1.0, log_every=1, 
 
 def fit(pictures, out, config=TINY, say=False):
     torch.manual_seed(0)
-    task = tasks.TokenizerTask(VQVAE(tokenizer_config()), pictures)
-    return task, train.fit(task, config, out, progress=say)
+    task = training.TokenizerTask(VQVAE(tokenizer_config()), pictures)
+    return task, training.fit(task, config, out, progress=say)
 
 
 class StoppingFolder(Stopping, FolderSet):
@@ -523,7 +524,7 @@ class StoppingFolder(Stopping, FolderSet):
 
 
 def losses(out) -> list[float]:
-    return [entry["loss"] for entry in train.read_log(out / "metrics.jsonl")]
+    return [entry["loss"] for entry in training.read_log(out / "metrics.jsonl")]
 
 
 def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(damaged, tmp_path):
@@ -556,15 +557,15 @@ def test_the_loop_announces_each_batch_once_and_none_beyond_the_end(scenes, tmp_
             decoded.append((number, views))
             return original(self, number, views)
 
-    class Task(tasks.TokenizerTask):
+    class Task(training.TokenizerTask):
         def pictures(self, device):
             return torch.zeros(1, 1, 1, 16, 16)
 
     config = dataclasses.replace(TINY, accumulate=2)
-    train.fit(
+    training.fit(
         Task(VQVAE(tokenizer_config()), Watched(scenes, 16, 1, crop="random")), config, tmp_path, progress=False
     )
-    expected = [train.batch_indices(step, 24, config).tolist() for step in range(6)]
+    expected = [training.batch_indices(step, 24, config).tolist() for step in range(6)]
     assert [(a + b, e) for (a, e), (b, _) in zip(asked[::2], asked[1::2])] == [
         (index, step // 3) for step, index in enumerate(expected)
     ]
@@ -573,7 +574,7 @@ def test_the_loop_announces_each_batch_once_and_none_beyond_the_end(scenes, tmp_
 
 
 def test_pictures_that_a_task_does_not_look_at_are_not_decoded_over_and_over(scenes, tmp_path, monkeypatch):
-    class TokensOnly(tasks.VARTask):
+    class TokensOnly(training.VARTask):
         def tokens(self, index):
             return torch.zeros(len(index), 21, dtype=torch.int64), torch.zeros(len(index), dtype=torch.int64)
 
@@ -581,12 +582,12 @@ def test_pictures_that_a_task_does_not_look_at_are_not_decoded_over_and_over(sce
             return torch.zeros(1, 1, 1, 16, 16)
 
     decoded = []
-    original = folders.decode
+    original = pictures_module.decode
     monkeypatch.setattr(
-        folders, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
+        pictures_module, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
     )
     task = TokensOnly(VAR(var_config()), VQVAE(tokenizer_config()), FolderSet(scenes, 16, 1))
-    train.fit(task, TINY, tmp_path, progress=False)
+    training.fit(task, TINY, tmp_path, progress=False)
     assert len(decoded) <= 16  # of 48
 
 
@@ -602,12 +603,12 @@ def test_unreadable_images_are_listed_beside_the_run(damaged, tmp_path, capsys):
 
 
 def test_nothing_is_listed_where_everything_could_be_read(scenes, tmp_path):
-    folders.write_unreadable(FolderSet(scenes, 16), tmp_path, Workers(), say=True)
-    folders.write_unreadable(data.load("digits", "heldout"), tmp_path, Workers(), say=True)
+    pictures_module.write_unreadable(FolderSet(scenes, 16), tmp_path, Ranks(), say=True)
+    pictures_module.write_unreadable(data.load("digits", "heldout"), tmp_path, Ranks(), say=True)
     assert list(tmp_path.iterdir()) == []
 
 
-class Ranks(Workers):
+class Together(Ranks):
     """Two ranks played by two threads: each sees what both hand in."""
 
     meeting = threading.Barrier(2)
@@ -624,11 +625,11 @@ def test_the_list_holds_what_all_ranks_met_before_and_after_a_restart(tmp_path):
         def __init__(self, **unreadable):
             self.unreadable = unreadable
 
-    folders.write_unreadable(Met(c="before the restart", a="old"), tmp_path, Workers())
-    ranks = [Ranks(rank=rank, count=2) for rank in range(2)]
+    pictures_module.write_unreadable(Met(c="before the restart", a="old"), tmp_path, Ranks())
+    ranks = [Together(rank=rank, count=2) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:
         met = Met(b="leading"), Met(a="new", d="followed")
-        for future in [pool.submit(folders.write_unreadable, m, tmp_path, r) for m, r in zip(met, ranks)]:
+        for future in [pool.submit(pictures_module.write_unreadable, m, tmp_path, r) for m, r in zip(met, ranks)]:
             future.result()
     text = (tmp_path / "unreadable.txt").read_text()
     assert text == "a\told\nb\tleading\nc\tbefore the restart\nd\tfollowed\n"

@@ -8,14 +8,12 @@ import torch
 from conftest import tokenizer_config
 from test_train import TINY, blobs, log_of
 
-from minivar import checkpoints, data, train
-from minivar.losses import PIXEL_LOSS, LossConfig
-from minivar.metrics import codebook_usage
-from minivar.nets import DiscriminatorConfig, NetConfig
+from minivar import checkpoints, data, training
+from minivar.evaluation import codebook_usage
 from minivar.scales import ScaleSchedule
-from minivar.state import TrainingError
-from minivar.tasks import TokenizerTask
-from minivar.tokenizer import VQVAE, TokenizerConfig
+from minivar.tokenizer import VQVAE, DiscriminatorConfig, NetConfig, TokenizerConfig
+from minivar.tokenizer.losses import PIXEL_LOSS, LossConfig
+from minivar.training import TokenizerTask, TrainingError
 
 JUDGE = DiscriminatorConfig(base_channels=8, layers=1, groups=4)
 GAN = LossConfig(perceptual=0.0, gan=0.5, gan_start_step=4, lecam=0.01, r1=0.1, entropy=0.1, discriminator=JUDGE)
@@ -38,7 +36,7 @@ def test_the_discriminator_learns_from_its_start_on(tmp_path):
         original(step)
 
     task.after_step = watch
-    train.fit(task, TINY, tmp_path, progress=False)
+    training.fit(task, TINY, tmp_path, progress=False)
     assert moved_at == [False] * 4 + [True] * 8
     entries = log_of(tmp_path)
     assert [entry["gan_weight"] > 0 for entry in entries] == [False, False, True, True, True, True]
@@ -61,33 +59,33 @@ def test_a_run_that_broke_off_ends_as_if_it_had_not(tmp_path, at):
 
     broken.after_step = after_step
     with pytest.raises(Stop):
-        train.fit(broken, TINY, tmp_path / "broken", progress=False)
+        training.fit(broken, TINY, tmp_path / "broken", progress=False)
     resumed = task_of()
     torch.manual_seed(99)
-    train.fit(resumed, TINY, tmp_path / "broken", progress=False)
+    training.fit(resumed, TINY, tmp_path / "broken", progress=False)
     whole = task_of()
-    train.fit(whole, TINY, tmp_path / "whole", progress=False)
+    training.fit(whole, TINY, tmp_path / "whole", progress=False)
     assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
     for one, other in ((resumed.model, whole.model), (resumed.objective, whole.objective)):
         assert all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
 
 
 def test_another_loss_is_another_run(tmp_path):
-    train.fit(task_of(), TINY, tmp_path, progress=False)
+    training.fit(task_of(), TINY, tmp_path, progress=False)
     with pytest.raises(TrainingError, match=r"loss\.gan: 0\.5 there, 0\.3 asked for"):
-        train.fit(task_of(dataclasses.replace(GAN, gan=0.3)), TINY, tmp_path, progress=False)
+        training.fit(task_of(dataclasses.replace(GAN, gan=0.3)), TINY, tmp_path, progress=False)
 
 
 def test_pixels_alone_need_no_discriminator(tmp_path):
     task = task_of(PIXEL_LOSS)
     assert task.opponent is None
-    train.fit(task, TINY, tmp_path, progress=False)
+    training.fit(task, TINY, tmp_path, progress=False)
     assert "gan_weight" not in log_of(tmp_path)[-1]
 
 
 def test_the_final_checkpoint_holds_the_tokenizer_alone(tmp_path):
     task = task_of()
-    train.fit(task, TINY, tmp_path, progress=False)
+    training.fit(task, TINY, tmp_path, progress=False)
     loaded, _ = checkpoints.load(tmp_path / "tokenizer.safetensors", "VQVAE")
     assert set(loaded.state_dict()) == set(task.model.state_dict())
 
@@ -133,7 +131,9 @@ def test_on_emoji_both_losses_reach_what_they_should():
 def test_on_emoji_the_codebook_stays_in_use_beside_a_discriminator(tmp_path, seed=0):
     task = emoji_task(seed)
     recipe = {"base_lr": 0.02, "weight_decay": 0.0, "clip": 1.0, "log_every": 10, "checkpoint_every": STEPS}
-    train.fit(task, train.TrainConfig(epochs=1, batch_size=BATCH, seed=seed, **recipe), tmp_path, progress=False)
+    training.fit(
+        task, training.TrainConfig(epochs=1, batch_size=BATCH, seed=seed, **recipe), tmp_path, progress=False
+    )
     entries = log_of(tmp_path)
     before, after = entries[:4], entries[4:]  # the discriminator starts at step 40
     assert [entry["step"] for entry in after] == list(range(50, STEPS + 1, 10))

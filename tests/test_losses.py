@@ -11,7 +11,9 @@ from conftest import tokenizer_config, wake
 from torch import nn
 
 from minivar import checkpoints, data
-from minivar.losses import (
+from minivar.evaluation import codebook_usage
+from minivar.tokenizer import VQVAE, DiscriminatorConfig, PatchDiscriminator
+from minivar.tokenizer.losses import (
     LLAMAGEN_LOSS,
     PIXEL_LOSS,
     VAR_LOSS,
@@ -27,9 +29,6 @@ from minivar.losses import (
     pixel_loss,
     r1_penalty,
 )
-from minivar.metrics import codebook_usage
-from minivar.nets import DiscriminatorConfig, PatchDiscriminator
-from minivar.tokenizer import VQVAE
 
 SMALL = DiscriminatorConfig(base_channels=8, layers=1, groups=4)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minivar import checkpoints, data, metrics
+from minivar import data, evaluation
 
 
 def gaussian(count: int, mean: list[float], scale: list[float], seed: int) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_frechet_distance_of_axis_aligned_gaussians_is_the_textbook_formula():
     a = base * torch.tensor([1.0, 2.0, 3.0]) + torch.tensor([0.0, 1.0, 0.0])
     b = base.flip(0) * torch.tensor([2.0, 2.0, 0.5]) + torch.tensor([3.0, 1.0, 4.0])
     expected = 9 + 0 + 16 + (1 - 2) ** 2 + 0 + (3 - 0.5) ** 2
-    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert evaluation.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_distance_of_correlated_gaussians_equals_a_direct_matrix_root():
@@ -36,29 +36,29 @@ def test_frechet_distance_of_correlated_gaussians_equals_a_direct_matrix_root():
     # Eigenvalues of S_a S_b, a product of two positive matrices, are real and positive; its root has their roots.
     eigenvalues = torch.linalg.eigvals(mix_a @ mix_a.T @ mix_b @ mix_b.T).real
     expected = 4 * 0.25 + (mix_a**2).sum() + (mix_b**2).sum() - 2 * eigenvalues.sqrt().sum()
-    assert metrics.frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
+    assert evaluation.frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_frechet_distance_is_zero_for_equal_sets_and_symmetric():
     a, b = gaussian(500, [0, 0], [1, 1], 0), gaussian(500, [1, 0], [1, 2], 1)
-    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
-    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a), rel=1e-6)
+    assert evaluation.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert evaluation.frechet_distance(a, b) == pytest.approx(evaluation.frechet_distance(b, a), rel=1e-6)
 
 
 def test_frechet_distance_survives_features_that_never_fire():
     a, b = gaussian(100, [0, 0, 0], [1, 1, 0], 0), gaussian(100, [0, 2, 0], [1, 1, 0], 1)
-    assert 3 < metrics.frechet_distance(a, b) < 5
+    assert 3 < evaluation.frechet_distance(a, b) < 5
 
 
 def test_precision_and_recall_of_equal_sets_are_one():
     points = gaussian(200, [0, 0], [1, 1], 0)
-    assert metrics.precision_recall(points, points) == (1.0, 1.0)
+    assert evaluation.precision_recall(points, points) == (1.0, 1.0)
 
 
 def test_a_collapsed_generator_has_precision_but_no_recall():
     real = torch.cat([gaussian(100, [0, 0], [1, 1], 0), gaussian(100, [50, 0], [1, 1], 1)])
     fake = gaussian(200, [0, 0], [0.01, 0.01], 2)
-    precision, recall = metrics.precision_recall(real, fake)
+    precision, recall = evaluation.precision_recall(real, fake)
     assert precision == 1.0
     assert recall < 0.05
 
@@ -66,7 +66,7 @@ def test_a_collapsed_generator_has_precision_but_no_recall():
 def test_a_generator_that_errs_half_the_time_has_half_the_precision():
     real = gaussian(200, [0, 0], [1, 1], 0)
     fake = torch.cat([real[:100], real[100:] + 1000])
-    precision, recall = metrics.precision_recall(real, fake)
+    precision, recall = evaluation.precision_recall(real, fake)
     assert precision == 0.5
     assert 0.5 <= recall < 1.0
 
@@ -74,23 +74,23 @@ def test_a_generator_that_errs_half_the_time_has_half_the_precision():
 def test_precision_by_hand():
     # On a line, k = 1: balls of radius 1 around 0, 1, and of radius 9 around 10.
     real, fake = torch.tensor([[0.0], [1.0], [10.0]]), torch.tensor([[-1.5], [2.0], [18.0], [19.5]])
-    assert metrics.precision_recall(real, fake, k=1)[0] == 0.5
+    assert evaluation.precision_recall(real, fake, k=1)[0] == 0.5
 
 
 def test_too_few_points_for_precision_are_refused():
     with pytest.raises(ValueError, match=r"need more than k = 3 points; got 3 and 10"):
-        metrics.precision_recall(torch.zeros(3, 2), torch.zeros(10, 2))
+        evaluation.precision_recall(torch.zeros(3, 2), torch.zeros(10, 2))
 
 
 def test_codebook_usage_by_hand():
-    first, second = metrics.codebook_usage([torch.tensor([[3], [3]]), torch.tensor([[0, 1], [2, 2]])], 8)
+    first, second = evaluation.codebook_usage([torch.tensor([[3], [3]]), torch.tensor([[0, 1], [2, 2]])], 8)
     assert first == {"used": 1 / 8, "perplexity": pytest.approx(1.0)}
     entropy = -(0.25 * math.log(0.25) * 2 + 0.5 * math.log(0.5))
     assert second == {"used": 3 / 8, "perplexity": pytest.approx(math.exp(entropy))}
 
 
 def test_perplexity_of_evenly_used_codes_is_their_number():
-    (usage,) = metrics.codebook_usage([torch.arange(64).view(4, 16)], 64)
+    (usage,) = evaluation.codebook_usage([torch.arange(64).view(4, 16)], 64)
     assert usage == {"used": 1.0, "perplexity": pytest.approx(64)}
 
 
@@ -99,13 +99,13 @@ def test_perplexity_of_evenly_used_codes_is_their_number():
 
 @pytest.fixture(scope="module")
 def classifier():
-    return checkpoints.load(data.DATA_ROOT / "checkpoints" / "digits-classifier.safetensors", "DigitClassifier")
+    return evaluation.load_digit_classifier()
 
 
 def test_the_shipped_classifier_knows_985_of_1000_heldout_digits(classifier):
     model, header = classifier
     images, labels = data.load("digits", "heldout").batch(slice(None))
-    accuracy = (metrics.in_batches(model, images).argmax(1) == labels).float().mean().item()
+    accuracy = (evaluation.in_batches(model, images).argmax(1) == labels).float().mean().item()
     assert accuracy >= 0.985
     assert accuracy == pytest.approx(header["heldout_accuracy"], abs=1e-3)
 
@@ -118,7 +118,7 @@ def test_the_classifier_refuses_images_of_another_shape(classifier):
 
 def test_judging_real_digits_finds_them_real(classifier):
     images, labels = data.load("digits", "train").batch(slice(0, 500))
-    scores = metrics.judge_digits(classifier[0], (images + 1) / 2, labels)
+    scores = evaluation.judge_digits(classifier[0], (images + 1) / 2, labels)
     assert scores["count"] == 500
     assert scores["accuracy"] > 0.98
     assert 0.5 < scores["frechet_ratio"] < 2
@@ -129,8 +129,8 @@ def test_judging_real_digits_finds_them_real(classifier):
 def test_judging_sees_wrong_labels_noise_and_a_single_digit(classifier):
     images, labels = data.load("digits", "train").batch(slice(0, 500))
     images = (images + 1) / 2
-    assert metrics.judge_digits(classifier[0], images, (labels + 1) % 10)["accuracy"] < 0.02
-    noise = metrics.judge_digits(classifier[0], torch.rand(500, 1, 28, 28), labels)
+    assert evaluation.judge_digits(classifier[0], images, (labels + 1) % 10)["accuracy"] < 0.02
+    noise = evaluation.judge_digits(classifier[0], torch.rand(500, 1, 28, 28), labels)
     assert noise["frechet_ratio"] > 20
-    ones = metrics.judge_digits(classifier[0], images[labels == 1][:1].expand(500, -1, -1, -1), labels)
+    ones = evaluation.judge_digits(classifier[0], images[labels == 1][:1].expand(500, -1, -1, -1), labels)
     assert ones["recall"] < 0.05

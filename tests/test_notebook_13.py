@@ -7,7 +7,8 @@ import numpy as np
 import papermill
 import pytest
 
-from minivar import caches, checkpoints, train
+from minivar import checkpoints, training
+from minivar.tokenizer import caches
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "13_imagenet.ipynb"
@@ -48,7 +49,7 @@ def written_at(out: Path) -> dict[str, int]:
 
 
 def steps_and_losses(out: Path) -> list[tuple]:
-    return [(entry["phase"], entry["step"], entry["loss"]) for entry in train.read_log(out / "metrics.jsonl")]
+    return [(entry["phase"], entry["step"], entry["loss"]) for entry in training.read_log(out / "metrics.jsonl")]
 
 
 def test_a_run_leaves_everything_and_the_same_call_finds_it(tmp_path):

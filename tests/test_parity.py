@@ -15,8 +15,7 @@ import torch
 
 from minivar import checkpoints
 from minivar.checkpoints import CheckpointError
-from minivar.edit import edit
-from minivar.sampler import sample
+from minivar.sampling import edit, sample
 
 DATA = Path(__file__).parent / "data"
 CASES = ("var_adaln", "var_shared_adaln", "var_plain_attention")

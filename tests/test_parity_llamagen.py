@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minivar import checkpoints, sampler
+from minivar import checkpoints, sampling
 from minivar.checkpoints import CheckpointError
 
 DATA = Path(__file__).parent / "data"
@@ -56,12 +56,12 @@ def test_the_transformer_gives_the_published_numbers(name):
     close(logits, expected["logits"])
     close(F.cross_entropy(logits.transpose(1, 2), tokens), expected["loss"])
     s, grid = case["sampling"], (case["grid"], case["grid"])
-    greedy = sampler.sample_raster(gpt, None, cond, cfg=s["cfg"], greedy=True, grid=grid)
+    greedy = sampling.sample_raster(gpt, None, cond, cfg=s["cfg"], greedy=True, grid=grid)
     assert torch.equal(greedy.tokens, expected["greedy_tokens"].long())
     torch.manual_seed(s["manual_seed"])
     options = {key: s[key] for key in ("cfg", "temperature", "top_k", "top_p")}
     assert torch.equal(
-        sampler.sample_raster(gpt, None, cond, **options, grid=grid).tokens, expected["seeded_tokens"].long()
+        sampling.sample_raster(gpt, None, cond, **options, grid=grid).tokens, expected["seeded_tokens"].long()
     )
 
 

@@ -7,9 +7,10 @@ import torch
 from conftest import var_config
 from test_cli import refused, run
 
-from minivar import cli, planner, presets, train
-from minivar.raster import GPT, GPTConfig
-from minivar.transformer import VAR
+from minivar import cli, presets
+from minivar.analysis import planner
+from minivar.models import GPT, VAR, GPTConfig
+from minivar.training.recompute import recompute as recompute_activations
 
 GPT_SMALL = GPTConfig(depth=2, width=32, heads=2, grid=(4, 4), codebook_size=50, num_classes=5, hidden=64)
 
@@ -19,7 +20,7 @@ GPT_SMALL = GPTConfig(depth=2, width=32, heads=2, grid=(4, 4), codebook_size=50,
 def test_traced_activations_are_those_of_a_real_forward(config, recompute):
     model = (GPT if isinstance(config, GPTConfig) else VAR)(config).train()
     if recompute:
-        train.recompute(model)
+        recompute_activations(model)
     traced = planner.trace_activations(config, recompute, precision=None)
     for batch in (1, 3):
         real = planner.kept_bytes(model, batch, None)

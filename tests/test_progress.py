@@ -12,11 +12,11 @@ from conftest import tokenizer_config, var_config, wake
 from PIL import Image
 from test_train import TINY, Breaking, Interrupted, blobs, log_of, tiny_preset
 
-from minivar import sampler, tasks, train
-from minivar.progress import Watch, read_log, rewind_log
-from minivar.raster import GPT, GPTConfig
+from minivar import sampling, training
+from minivar.data import ImageSet
+from minivar.models import GPT, VAR, GPTConfig
 from minivar.tokenizer import VQVAE
-from minivar.transformer import VAR
+from minivar.training.progress import Watch, read_log, rewind_log
 
 
 def events_of(folder):
@@ -34,8 +34,8 @@ def pixels(path) -> np.ndarray:
 def finished(tmp_path_factory):
     """A run of twelve steps a phase, with checkpoints after 4, 8 and 12."""
     out, preset = tmp_path_factory.mktemp("run"), tiny_preset()
-    tokenizer = train.train_tokenizer(preset, blobs(), out, progress=False)
-    train.train_model(preset, tokenizer, blobs(), out, progress=False)
+    tokenizer = training.train_tokenizer(preset, blobs(), out, progress=False)
+    training.train_model(preset, tokenizer, blobs(), out, progress=False)
     return out
 
 
@@ -113,10 +113,10 @@ def test_tensorboard_has_the_pictures_of_every_checkpoint(finished, phase, tmp_p
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
     with pytest.raises(Interrupted):
-        train.train_tokenizer(tiny_preset(), Breaking(12), tmp_path, progress=False)
+        training.train_tokenizer(tiny_preset(), Breaking(12), tmp_path, progress=False)
     seen = [event.step for event in events_of(tmp_path / "tensorboard/tokenizer").Scalars("tokenizer/loss")]
     assert seen == [2, 4, 6, 8, 10]  # what the killed run wrote is on disk, steps that will be done again included
-    train.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path, progress=False)
+    training.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path, progress=False)
     events = events_of(tmp_path / "tensorboard/tokenizer")
     scalars = events.Scalars("tokenizer/loss")
     assert [event.step for event in scalars] == [2, 4, 6, 8, 10, 12]
@@ -126,7 +126,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
 
 def test_a_run_needs_no_tensorboard(tmp_path, monkeypatch, finished):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # an import then fails
-    train.train_tokenizer(tiny_preset(), blobs(), tmp_path, progress=False)
+    training.train_tokenizer(tiny_preset(), blobs(), tmp_path, progress=False)
     assert log_of(tmp_path) == log_of(finished, "tokenizer")
     assert np.array_equal(pixels(tmp_path / "tokenizer.png"), pixels(finished / "tokenizer.png"))
     assert not (tmp_path / "tensorboard").exists()
@@ -141,15 +141,15 @@ def test_pictures_leave_no_trace_in_training(tmp_path):
     for every in (2, 1000):
         preset = tiny_preset(checkpoint_every=every)
         out = tmp_path / str(every)
-        tokenizer = train.train_tokenizer(preset, Breaking(math.inf), out, progress=False)
-        models.append((tokenizer, train.train_model(preset, tokenizer, blobs(), out, progress=False)))
+        tokenizer = training.train_tokenizer(preset, Breaking(math.inf), out, progress=False)
+        models.append((tokenizer, training.train_model(preset, tokenizer, blobs(), out, progress=False)))
     assert log_of(tmp_path / "2") == log_of(tmp_path / "1000")
     for one, other in zip(*models):
         assert all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
 
 
 def test_the_tokenizer_shows_the_same_images_above_their_reconstructions(tokenizer):
-    task, device = tasks.TokenizerTask(tokenizer, blobs()), torch.device("cpu")
+    task, device = training.TokenizerTask(tokenizer, blobs()), torch.device("cpu")
     usage = tokenizer.quantizer.usage_KV.clone()
     pictures = task.pictures(device)
     assert pictures.shape == (2, 10, 1, 16, 16)
@@ -159,14 +159,14 @@ def test_the_tokenizer_shows_the_same_images_above_their_reconstructions(tokeniz
     assert len({image.numpy().tobytes() for image in originals} & known) == 10
     rebuilt = tokenizer.decode(tokenizer.encode(pictures[0] * 2 - 1))
     torch.testing.assert_close(pictures[1] * 2 - 1, rebuilt)
-    assert torch.equal(tasks.TokenizerTask(tokenizer, blobs()).pictures(device), pictures)
+    assert torch.equal(training.TokenizerTask(tokenizer, blobs()).pictures(device), pictures)
     assert torch.equal(tokenizer.quantizer.usage_KV, usage)  # looking does not count as use
 
 
-class Stream:
+class Stream(ImageSet):
     """Images that have an order of their own; their labels are not known before they are read."""
 
-    image_shape, class_names, fingerprint = (1, 16, 16), tuple("abcde"), 0
+    image_shape, class_names, fingerprint, at_view = (1, 16, 16), tuple("abcde"), 0, None
 
     def __init__(self) -> None:
         self.blobs, self.read = blobs(), []
@@ -186,7 +186,7 @@ class Stream:
 def test_data_in_shards_shows_what_is_in_the_first(tmp_path):
     stream = Stream()
     torch.manual_seed(0)
-    train.fit(tasks.TokenizerTask(VQVAE(tokenizer_config()), stream), TINY, tmp_path, progress=False)
+    training.fit(training.TokenizerTask(VQVAE(tokenizer_config()), stream), TINY, tmp_path, progress=False)
     assert (tmp_path / "tokenizer.png").is_file()
     assert [index for index in stream.read if len(index) != 16] == [[*range(10)]]  # read once
 
@@ -197,11 +197,11 @@ def test_data_in_shards_shows_what_is_in_the_first(tmp_path):
 )
 def test_samples_show_the_classes_in_rotation(tokenizer, classes, expected):
     model = wake(VAR(var_config(num_classes=classes)))
-    task = tasks.VARTask(model, tokenizer, blobs())
+    task = training.VARTask(model, tokenizer, blobs())
     state = torch.get_rng_state()
     pictures = task.pictures(torch.device("cpu"))
     assert pictures.shape == (2, 10, 1, 16, 16)
-    drawn = sampler.sample(model, tokenizer, torch.tensor(expected), generator=torch.Generator().manual_seed(0))
+    drawn = sampling.sample(model, tokenizer, torch.tensor(expected), generator=torch.Generator().manual_seed(0))
     assert torch.equal(pictures.flatten(0, 1), drawn.images)
     assert torch.equal(torch.get_rng_state(), state)
     task.sampling = {"cfg": 4.0, "top_k": 2}
@@ -213,5 +213,5 @@ def test_raster_models_and_recomputed_blocks_show_samples(tmp_path):
     single = wake(VQVAE(tokenizer_config(quantizer="single", schedule=None)))
     gpt = GPT(GPTConfig(depth=2, width=16, heads=2, num_classes=5, codebook_size=16, grid=(4, 4), hidden=32))
     config = dataclasses.replace(TINY, recompute=True)
-    train.fit(tasks.GPTTask(gpt, single, blobs()), config, tmp_path, progress=False)
+    training.fit(training.GPTTask(gpt, single, blobs()), config, tmp_path, progress=False)
     assert pixels(tmp_path / "gpt.png").shape == (2 * 17 + 1, 10 * 17 + 1, 3)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from minivar.quantizers import MultiScaleQuantizer, phi_indices
 from minivar.scales import ScaleSchedule
+from minivar.tokenizer import MultiScaleQuantizer, phi_indices
 
 RECTANGULAR = ScaleSchedule(((1, 1), (2, 3), (4, 5)))
 

@@ -1,11 +1,12 @@
-"""The next-token transformer and its sampler."""
+"""The next-token transformer and its sampling."""
 
 import pytest
 import torch
 
 from minivar import presets
-from minivar.raster import GPT, GPTConfig, rotary_table, rotate
-from minivar.sampler import filter_descending, sample_raster
+from minivar.models import GPT, GPTConfig
+from minivar.models.gpt import rotary_table, rotate
+from minivar.sampling import filter_descending, sample_raster
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "grid": (3, 3), "codebook_size": 16, "num_classes": 5}
 STYLES = {

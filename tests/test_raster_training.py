@@ -12,13 +12,12 @@ from conftest import tokenizer_config, var_config, wake
 from test_cli import refused, run
 from test_train import TINY, blobs, log_of
 
-from minivar import checkpoints, cli, data, presets, sampler, train
+from minivar import checkpoints, cli, data, files, presets, sampling, training
 from minivar.checkpoints import CheckpointError
-from minivar.presets import Preset, RasterSamplingConfig
-from minivar.raster import GPT, GPTConfig
-from minivar.tasks import GPTTask
+from minivar.models import GPT, VAR, GPTConfig
+from minivar.sampling import RasterSamplingConfig
 from minivar.tokenizer import VQVAE
-from minivar.transformer import VAR
+from minivar.training import GPTTask, Preset
 
 SINGLE = {"quantizer": "single", "schedule": None}
 
@@ -39,8 +38,8 @@ def raster_preset(style: str = "llama", **config) -> Preset:
 def raster_run(tmp_path_factory):
     """A finished run on blobs: (folder, tokenizer, transformer)."""
     out, preset = tmp_path_factory.mktemp("run"), raster_preset(epochs=20)
-    tokenizer = train.train_tokenizer(preset, blobs(), out, progress=False)
-    return out, tokenizer, train.train_model(preset, tokenizer, blobs(), out, progress=False)
+    tokenizer = training.train_tokenizer(preset, blobs(), out, progress=False)
+    return out, tokenizer, training.train_model(preset, tokenizer, blobs(), out, progress=False)
 
 
 # Training ---------------------------------------------------------------------------------------------------------
@@ -97,12 +96,12 @@ def test_a_run_that_broke_off_ends_as_if_it_had_not(tmp_path, style):
     GPTTask.after_step = breaking
     try:
         with pytest.raises(Stop):
-            train.train_model(preset, tokenizer, digits, tmp_path / "broken", progress=False)
+            training.train_model(preset, tokenizer, digits, tmp_path / "broken", progress=False)
     finally:
         GPTTask.after_step = original
     torch.manual_seed(99)
-    resumed = train.train_model(preset, tokenizer, digits, tmp_path / "broken", progress=False)
-    whole = train.train_model(preset, tokenizer, digits, tmp_path / "whole", progress=False)
+    resumed = training.train_model(preset, tokenizer, digits, tmp_path / "broken", progress=False)
+    whole = training.train_model(preset, tokenizer, digits, tmp_path / "whole", progress=False)
     assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
 
@@ -122,11 +121,11 @@ def test_draw_calls_the_sampler_of_the_model(raster_run, tokenizer, model):
     def seeded():
         return torch.Generator().manual_seed(7)
 
-    drawn = sampler.draw(gpt, single, labels, seeded(), temperature=0.8)
-    expected = sampler.sample_raster(gpt, single, labels, temperature=0.8, generator=seeded())
+    drawn = sampling.generate(gpt, single, labels, seeded(), temperature=0.8)
+    expected = sampling.sample_raster(gpt, single, labels, temperature=0.8, generator=seeded())
     assert torch.equal(drawn.images, expected.images)
-    drawn = sampler.draw(model, tokenizer, labels, seeded(), cfg=2.0)
-    assert torch.equal(drawn.tokens, sampler.sample(model, tokenizer, labels, cfg=2.0, generator=seeded()).tokens)
+    drawn = sampling.generate(model, tokenizer, labels, seeded(), cfg=2.0)
+    assert torch.equal(drawn.tokens, sampling.sample(model, tokenizer, labels, cfg=2.0, generator=seeded()).tokens)
 
 
 # Checkpoints ------------------------------------------------------------------------------------------------------
@@ -135,9 +134,9 @@ def test_draw_calls_the_sampler_of_the_model(raster_run, tokenizer, model):
 def test_half_precision_files_come_back_in_single_precision(tmp_path):
     model = wake(GPT(gpt_config()))
     checkpoints.save(model, tmp_path / "whole.safetensors")
-    tensors, header = checkpoints.read_tensors(tmp_path / "whole.safetensors")
+    tensors, header = files.read_tensors(tmp_path / "whole.safetensors")
     half = {key: value.half() for key, value in tensors.items()}
-    checkpoints.write_tensors(tmp_path / "half.safetensors", half, header)
+    files.write_tensors(tmp_path / "half.safetensors", half, header)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
     loaded, _ = checkpoints.load(tmp_path / "half.safetensors", "GPT")
     for key, value in loaded.state_dict().items():
@@ -208,9 +207,9 @@ def test_llamagen_presets_are_the_published_recipes(size, pixels, side):
     batch, lr = {"b": (256, 1e-4), "l": (256, 1e-4), "xl": (256, 2e-4), "xxl": (512, 2e-4), "3b": (512, 2e-4)}[size]
     assert preset.model_train.batch_size == batch
     for step in (0, 500, 999):  # constant
-        assert train.learning_rate(step, 1000, preset.model_train) == pytest.approx(lr)
+        assert training.learning_rate(step, 1000, preset.model_train) == pytest.approx(lr)
     assert (preset.model_train.epochs, preset.model_train.clip, preset.model_train.weight_decay) == (300, 1.0, 0.05)
-    assert train.learning_rate(7, 1000, preset.tokenizer_train) == pytest.approx(1e-4)
+    assert training.learning_rate(7, 1000, preset.tokenizer_train) == pytest.approx(1e-4)
     if size == "b" and pixels == 256:
         with torch.device("meta"):
             assert sum(p.numel() for p in VQVAE(preset.tokenizer).parameters()) == pytest.approx(71.88e6, rel=1e-3)
@@ -299,19 +298,19 @@ def test_an_override_that_does_not_fit_is_refused(capsys, tmp_path, setting, wor
 )
 def test_impossible_sampling_is_refused(settings):
     with pytest.raises(ValueError, match=r"cfg >= 1, temperature > 0, top_k >= 0 and top_p in \(0, 1\]; got"):
-        sampler.sample_raster(GPT(gpt_config()), None, torch.zeros(1, dtype=torch.int64), **settings)
+        sampling.sample_raster(GPT(gpt_config()), None, torch.zeros(1, dtype=torch.int64), **settings)
 
 
 @pytest.mark.parametrize("labels", [[6], [-1], []])
 def test_impossible_classes_are_refused(labels):
     with pytest.raises(ValueError, match="Labels must"):
-        sampler.sample_raster(GPT(gpt_config()), None, torch.tensor(labels, dtype=torch.int64))
+        sampling.sample_raster(GPT(gpt_config()), None, torch.tensor(labels, dtype=torch.int64))
 
 
 def test_captions_of_the_wrong_shape_are_refused():
     gpt = GPT(gpt_config(caption_tokens=3, caption_dim=6))
     with pytest.raises(ValueError, match=r"shape \(B, 3, 6\), B > 0; got \(1, 4, 6\)"):
-        sampler.sample_raster(gpt, None, torch.zeros(1, 4, 6))
+        sampling.sample_raster(gpt, None, torch.zeros(1, 4, 6))
 
 
 def test_results_of_the_scripts_are_whole():

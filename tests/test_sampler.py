@@ -6,11 +6,18 @@ import pytest
 import torch
 from conftest import SCHEDULE, var_config, wake
 
-from minivar import sampler
-from minivar.edit import edit, masks_per_scale
-from minivar.sampler import draw_tokens, filter_logits, guide, gumbel_codes, sample, sample_scales
+from minivar.models import VAR
+from minivar.sampling import (
+    draw_tokens,
+    edit,
+    filter_logits,
+    guide,
+    gumbel_codes,
+    masks_per_scale,
+    sample,
+    sample_scales,
+)
 from minivar.scales import ScaleSchedule
-from minivar.transformer import VAR
 
 LABELS = torch.tensor([0, 3, 4, 5])
 
@@ -95,9 +102,12 @@ def test_guidance_moves_from_the_unconditional_past_the_conditional():
 
 def test_guidance_ramps_from_nothing_to_cfg(model, tokenizer, monkeypatch):
     strengths = []
-    monkeypatch.setattr(
-        sampler, "guide", lambda logits, strength: strengths.append(strength) or guide(logits, strength)
-    )
+
+    def recorded(logits, strength):
+        strengths.append(strength)
+        return guide(logits, strength)
+
+    monkeypatch.setattr("minivar.sampling.next_scale.guide", recorded)
     sample(model, tokenizer, LABELS, cfg=3.0, generator=seeded())
     assert strengths == [0.0, 1.5, 3.0]
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from minivar.nets import NetConfig
 from minivar.scales import PUBLISHED, VAR_256, VAR_512, VAR_1024, ScaleSchedule
-from minivar.tokenizer import TokenizerConfig
+from minivar.tokenizer import NetConfig, TokenizerConfig
 
 
 @pytest.mark.parametrize(("schedule", "tokens"), [(VAR_256, 680), (VAR_512, 2240), (VAR_1024, 9451)])

@@ -11,10 +11,10 @@ import torch
 from conftest import Interrupted, Stopping, tokenizer_config
 from PIL import Image
 
-from minivar import data, shards, tasks, train
-from minivar.data import DataError
-from minivar.folders import FolderSet
-from minivar.shards import ShardSet, write_shards
+from minivar import data, training
+from minivar.data import DataError, shards
+from minivar.data.folders import FolderSet
+from minivar.data.shards import ShardSet, write_shards
 from minivar.tokenizer import VQVAE
 
 COUNT = 23
@@ -228,7 +228,7 @@ def test_threads_that_want_the_same_shard_read_it_once(written, opened, monkeypa
 def test_training_reads_shard_by_shard_and_resumes(folder, tmp_path_factory, opened):
     root, out = tmp_path_factory.mktemp("tars"), tmp_path_factory.mktemp("run")
     write_shards(folder, root, per_shard=4)
-    config = train.TrainConfig(epochs=2, batch_size=4, base_lr=0.02, clip=1.0, log_every=1, checkpoint_every=5)
+    config = training.TrainConfig(epochs=2, batch_size=4, base_lr=0.02, clip=1.0, log_every=1, checkpoint_every=5)
 
     class StoppingShards(Stopping, ShardSet):
         """Shards that break off."""
@@ -238,9 +238,9 @@ def test_training_reads_shard_by_shard_and_resumes(folder, tmp_path_factory, ope
         tars = StoppingShards(root, 16, 1, window=2, crop="random")
         tars.left = left
         opened.clear()
-        task = tasks.TokenizerTask(VQVAE(tokenizer_config()), tars)
-        train.fit(task, config, out, progress=False)
-        return [entry["loss"] for entry in train.read_log(out / "metrics.jsonl")]
+        task = training.TokenizerTask(VQVAE(tokenizer_config()), tars)
+        training.fit(task, config, out, progress=False)
+        return [entry["loss"] for entry in training.read_log(out / "metrics.jsonl")]
 
     whole = fit(out / "whole")
     assert len(set(whole)) == 10

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from minivar import checkpoints, data, metrics, presets, sampler, tasks
+from minivar import checkpoints, data, evaluation, presets, sampling, training
 
 FOLDER = data.DATA_ROOT / "checkpoints"
 COUNT = 400
@@ -21,10 +21,10 @@ def pair():
 def scores(pair):
     """What the shipped model's own sampling settings score over 400 samples, 40 of each class."""
     tokenizer, model, header = pair
-    classifier, _ = checkpoints.load(FOLDER / "digits-classifier.safetensors", "DigitClassifier")
+    classifier, _ = evaluation.load_digit_classifier()
     labels, generator = torch.arange(COUNT) % 10, torch.Generator().manual_seed(0)
-    images = sampler.sample(model, tokenizer, labels, generator=generator, **header["sampling"]).images
-    return metrics.judge_digits(classifier, images, labels)
+    images = sampling.sample(model, tokenizer, labels, generator=generator, **header["sampling"]).images
+    return evaluation.judge_digits(classifier, images, labels)
 
 
 def size_of(*patterns: str) -> int:
@@ -43,10 +43,10 @@ def test_the_shipped_duellists_are_those_that_were_scored(name, guidance, floor)
     tokenizer, model, header = checkpoints.load_pair(FOLDER / name)
     preset = presets.get(name)
     assert (tokenizer.config, model.config, header["preset"]) == (preset.tokenizer, preset.model, name)
-    classifier, _ = checkpoints.load(FOLDER / "digits-classifier.safetensors", "DigitClassifier")
+    classifier, _ = evaluation.load_digit_classifier()
     labels = torch.arange(200) % 10
     settings = {"cfg": guidance - 1 if name == "duel-var" else guidance}
-    images = sampler.draw(model, tokenizer, labels, torch.Generator().manual_seed(0), **settings).images
+    images = sampling.generate(model, tokenizer, labels, torch.Generator().manual_seed(0), **settings).images
     with torch.no_grad():
         assert (classifier(images * 2 - 1).argmax(1) == labels).float().mean() >= floor
 
@@ -126,7 +126,7 @@ def test_features_survive_requantisation(pair):
 def test_every_scale_uses_its_share_of_the_codebook(pair):
     tokenizer, _, _ = pair
     images = data.load("digits", "heldout").batch(slice(None))[0]
-    usage = metrics.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size)
+    usage = evaluation.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size)
     assert min(u["used"] for u in usage) >= 0.05
 
 
@@ -151,17 +151,17 @@ def test_the_emoji_pair_is_the_preset(emoji):
 def test_held_out_emoji_survive_the_tokenizer(emoji):
     tokenizer, _, _, scores, heldout = emoji
     images = heldout.batch(slice(None))[0]
-    assert metrics.reconstruction_error(tokenizer, images) == pytest.approx(scores["reconstruction_mse"], rel=1e-3)
+    assert evaluation.reconstruction_error(tokenizer, images) == pytest.approx(scores["reconstruction_mse"], rel=1e-3)
     assert scores["reconstruction_mse"] < 0.02  # grey instead of colour would cost 0.1
     tokens = tokenizer.encode(images[:200])
-    assert min(u["used"] for u in metrics.codebook_usage(tokens, tokenizer.config.codebook_size)) >= 0.05
+    assert min(u["used"] for u in evaluation.codebook_usage(tokens, tokenizer.config.codebook_size)) >= 0.05
 
 
 @torch.no_grad()
 def test_the_emoji_model_predicts_held_out_tokens_as_well_as_its_card_says(emoji):
     tokenizer, model, _, scores, heldout = emoji
     views = data.emoji_views(heldout, 1, seed=1)
-    task = tasks.VARTask(model, tokenizer, views)
+    task = training.VARTask(model, tokenizer, views)
     index = torch.arange(0, len(views), 3)  # of each image in turn another name
     loss = torch.stack([task.loss(part, torch.device("cpu"))[0] for part in index.split(80)]).mean().item()
     assert loss == pytest.approx(sum(scores["heldout_loss"].values()) / 3, abs=0.1)

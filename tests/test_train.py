@@ -15,12 +15,13 @@ import pytest
 import torch
 from conftest import Interrupted, Stopping, tokenizer_config, var_config
 
-from minivar import checkpoints, data, metrics, tasks, train
+from minivar import checkpoints, data, evaluation, files, training
 from minivar.data import ArraySet
-from minivar.presets import Preset, SamplingConfig, get
+from minivar.models import VAR
+from minivar.presets import get
+from minivar.sampling import SamplingConfig
 from minivar.tokenizer import VQVAE
-from minivar.train import TrainConfig, TrainingError
-from minivar.transformer import VAR
+from minivar.training import Preset, TrainConfig, TrainingError
 
 TINY = TrainConfig(epochs=2, batch_size=16, base_lr=0.02, clip=1.0, log_every=2, checkpoint_every=4)
 
@@ -42,7 +43,7 @@ def blobs(count: int = 96) -> ArraySet:
 
 def log_of(out, phase: str | None = None) -> list[dict]:
     """Entries of the log without what a clock decides."""
-    entries = train.read_log(out / "metrics.jsonl")
+    entries = training.read_log(out / "metrics.jsonl")
     return [
         {k: v for k, v in e.items() if k not in ("seconds", "cpu_seconds")}
         for e in entries
@@ -80,15 +81,15 @@ def test_learning_rate_follows_the_published_schedule(steps, final):
     }
     for step in marks:
         expected = published_learning_rate(step, steps, peak, final)
-        assert train.learning_rate(step, steps, config) == pytest.approx(expected, rel=1e-9)
-    assert train.learning_rate(0, steps, config) == pytest.approx(0.005 * peak)
-    assert max(train.learning_rate(step, steps, config) for step in range(0, steps, max(1, steps // 500))) <= peak
-    assert train.learning_rate(round(steps / 50), steps, config) == peak
+        assert training.learning_rate(step, steps, config) == pytest.approx(expected, rel=1e-9)
+    assert training.learning_rate(0, steps, config) == pytest.approx(0.005 * peak)
+    assert max(training.learning_rate(step, steps, config) for step in range(0, steps, max(1, steps // 500))) <= peak
+    assert training.learning_rate(round(steps / 50), steps, config) == peak
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
 def test_the_shortest_runs_have_a_learning_rate(steps):
-    rates = [train.learning_rate(step, steps, TINY) for step in range(steps)]
+    rates = [training.learning_rate(step, steps, TINY) for step in range(steps)]
     assert all(0 < rate <= TINY.base_lr * TINY.batch_size / 256 for rate in rates)
 
 
@@ -96,17 +97,17 @@ def test_weight_decay_follows_a_cosine_or_stays():
     config = TrainConfig(weight_decay=0.05, final_weight_decay=0.08)
     for step in (0, 1, 250, 500, 999):
         expected = 0.08 + (0.05 - 0.08) * (0.5 + 0.5 * math.cos(math.pi * step / 999))
-        assert train.weight_decay(step, 1000, config) == pytest.approx(expected)
-    assert train.weight_decay(0, 1000, config) == pytest.approx(0.05)
-    assert train.weight_decay(999, 1000, config) == pytest.approx(0.08)
-    assert train.weight_decay(700, 1000, TrainConfig()) == 0.05
+        assert training.weight_decay(step, 1000, config) == pytest.approx(expected)
+    assert training.weight_decay(0, 1000, config) == pytest.approx(0.05)
+    assert training.weight_decay(999, 1000, config) == pytest.approx(0.08)
+    assert training.weight_decay(700, 1000, TrainConfig()) == 0.05
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_matrices_and_the_class_embedding_decay_and_nothing_else(shared):
     model = VAR(var_config(shared_adaln=shared))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = train.parameter_groups(model)
+    groups = training.parameter_groups(model)
     decays, plain = ({names[id(p)] for p in group["params"]} for group in groups)
     assert [group["decays"] for group in groups] == [True, False]
     assert decays | plain == set(names.values())
@@ -123,7 +124,7 @@ def test_matrices_and_the_class_embedding_decay_and_nothing_else(shared):
 
 def test_every_epoch_shows_every_image_once_in_another_order():
     config = TrainConfig(batch_size=8, seed=3)
-    epochs = [torch.cat([train.batch_indices(e * 5 + i, 40, config) for i in range(5)]) for e in range(3)]
+    epochs = [torch.cat([training.batch_indices(e * 5 + i, 40, config) for i in range(5)]) for e in range(3)]
     for order in epochs:
         assert order.sort().values.tolist() == list(range(40))
     assert not torch.equal(epochs[0], epochs[1])
@@ -131,18 +132,18 @@ def test_every_epoch_shows_every_image_once_in_another_order():
 
 def test_the_order_depends_on_seed_and_step_alone():
     config = TrainConfig(batch_size=8, seed=3)
-    first = train.batch_indices(7, 43, config)
+    first = training.batch_indices(7, 43, config)
     torch.manual_seed(1)
-    assert torch.equal(train.batch_indices(7, 43, config), first)
-    assert torch.equal(train.batch_indices(7, 43, dataclasses.replace(config, epochs=1)), first)
-    assert not torch.equal(train.batch_indices(7, 43, dataclasses.replace(config, seed=4)), first)
+    assert torch.equal(training.batch_indices(7, 43, config), first)
+    assert torch.equal(training.batch_indices(7, 43, dataclasses.replace(config, epochs=1)), first)
+    assert not torch.equal(training.batch_indices(7, 43, dataclasses.replace(config, seed=4)), first)
     assert len(first) == 8
 
 
 def test_steps_count_whole_batches():
-    assert train.total_steps(43, TrainConfig(batch_size=8, epochs=3)) == 15
-    assert train.total_steps(43, TrainConfig(batch_size=8, epochs=0.5)) == 2
-    assert train.total_steps(43, TrainConfig(batch_size=8, epochs=0.01)) == 1
+    assert training.total_steps(43, TrainConfig(batch_size=8, epochs=3)) == 15
+    assert training.total_steps(43, TrainConfig(batch_size=8, epochs=0.5)) == 2
+    assert training.total_steps(43, TrainConfig(batch_size=8, epochs=0.01)) == 1
 
 
 # What stops a run -------------------------------------------------------------------------------------------------
@@ -150,27 +151,27 @@ def test_steps_count_whole_batches():
 
 def test_a_dataset_smaller_than_a_batch_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="The dataset has 10 images, fewer than one batch of 16"):
-        train.train_tokenizer(tiny_preset(), blobs(10), tmp_path, progress=False)
+        training.train_tokenizer(tiny_preset(), blobs(10), tmp_path, progress=False)
 
 
 def test_checkpoints_fall_on_log_entries(tmp_path):
     with pytest.raises(TrainingError, match=r"must be a multiple of log_every \(2\); got 5"):
-        train.train_tokenizer(tiny_preset(checkpoint_every=5), blobs(), tmp_path, progress=False)
+        training.train_tokenizer(tiny_preset(checkpoint_every=5), blobs(), tmp_path, progress=False)
 
 
 def test_resuming_on_other_images_is_refused(tmp_path):
-    train.fit(tasks.TokenizerTask(VQVAE(tokenizer_config()), blobs()), TINY, tmp_path, progress=False)
+    training.fit(training.TokenizerTask(VQVAE(tokenizer_config()), blobs()), TINY, tmp_path, progress=False)
     other = blobs()
     other.images[0, 0, 0, 0] += 1
     with pytest.raises(TrainingError, match=r"another configuration \(data.fingerprint: \d+ there, \d+ asked for\)"):
-        train.fit(tasks.TokenizerTask(VQVAE(tokenizer_config()), other), TINY, tmp_path, progress=False)
+        training.fit(training.TokenizerTask(VQVAE(tokenizer_config()), other), TINY, tmp_path, progress=False)
 
 
 def test_resuming_with_another_configuration_names_the_difference(tmp_path):
-    train.train_tokenizer(tiny_preset(epochs=0.5), blobs(), tmp_path, progress=False)
+    training.train_tokenizer(tiny_preset(epochs=0.5), blobs(), tmp_path, progress=False)
     before = (tmp_path / "tokenizer.state.safetensors").read_bytes()
     with pytest.raises(TrainingError) as caught:
-        train.train_tokenizer(tiny_preset(epochs=0.5, base_lr=0.01), blobs(), tmp_path, progress=False)
+        training.train_tokenizer(tiny_preset(epochs=0.5, base_lr=0.01), blobs(), tmp_path, progress=False)
     assert "another configuration (train.base_lr: 0.02 there, 0.01 asked for)" in str(caught.value)
     assert (tmp_path / "tokenizer.state.safetensors").read_bytes() == before
 
@@ -194,22 +195,22 @@ class Poisoned(ArraySet):
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(TrainingError) as caught:
         # six steps, and the pictures at the checkpoint after the fourth
-        train.train_tokenizer(tiny_preset(), Poisoned(good=7), tmp_path, progress=False)
+        training.train_tokenizer(tiny_preset(), Poisoned(good=7), tmp_path, progress=False)
     message = str(caught.value)
     assert message.startswith("The loss of tokenizer became nan")
     assert "at step 6, expected finite numbers; the last good checkpoint is" in message
     assert "\n" not in message
-    tensors, header = checkpoints.read_tensors(tmp_path / "tokenizer.state.safetensors")
+    tensors, header = files.read_tensors(tmp_path / "tokenizer.state.safetensors")
     assert header["step"] == 4
     assert all(value.isfinite().all() for value in tensors.values())
     # With clean data the same command goes on from there and ends where a clean run ends.
-    train.train_tokenizer(tiny_preset(), blobs(), tmp_path, progress=False)
-    train.train_tokenizer(tiny_preset(), blobs(), tmp_path / "clean", progress=False)
+    training.train_tokenizer(tiny_preset(), blobs(), tmp_path, progress=False)
+    training.train_tokenizer(tiny_preset(), blobs(), tmp_path / "clean", progress=False)
     assert log_of(tmp_path) == log_of(tmp_path / "clean")
 
 
 def test_a_gradient_that_is_not_a_number_stops_the_run_before_it_reaches_the_weights(tmp_path):
-    class Task(tasks.TokenizerTask):
+    class Task(training.TokenizerTask):
         calls = 0
 
         def loss(self, index, device):
@@ -222,7 +223,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_before_it_reaches_the_wei
     torch.manual_seed(0)
     task = Task(VQVAE(tokenizer_config()), blobs())
     with pytest.raises(TrainingError, match=r"gradient norm nan\) at step 3.* nothing was saved yet"):
-        train.fit(task, TINY, tmp_path, progress=False)
+        training.fit(task, TINY, tmp_path, progress=False)
     assert all(parameter.isfinite().all() for parameter in task.model.parameters())
     assert not (tmp_path / "tokenizer.state.safetensors").exists()
 
@@ -234,8 +235,8 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_before_it_reaches_the_wei
 def tiny_run(tmp_path_factory):
     """A finished run on blobs: (folder, tokenizer, transformer)."""
     out, preset = tmp_path_factory.mktemp("run"), tiny_preset(epochs=20)
-    tokenizer = train.train_tokenizer(preset, blobs(), out, progress=False)
-    return out, tokenizer, train.train_model(preset, tokenizer, blobs(), out, progress=False)
+    tokenizer = training.train_tokenizer(preset, blobs(), out, progress=False)
+    return out, tokenizer, training.train_model(preset, tokenizer, blobs(), out, progress=False)
 
 
 def test_both_losses_go_down(tiny_run):
@@ -271,11 +272,13 @@ def test_a_run_leaves_two_checkpoints_that_belong_together(tiny_run):
 
 
 def test_averaged_weights_are_what_a_run_hands_on(tmp_path):
-    plain = train.train_tokenizer(tiny_preset(), blobs(), tmp_path / "plain", progress=False).state_dict()
-    averaged = train.train_tokenizer(
+    plain = training.train_tokenizer(tiny_preset(), blobs(), tmp_path / "plain", progress=False).state_dict()
+    averaged = training.train_tokenizer(
         tiny_preset(ema=0.9), blobs(), tmp_path / "averaged", progress=False
     ).state_dict()
-    again = train.train_tokenizer(tiny_preset(ema=0.9), blobs(), tmp_path / "averaged", progress=False).state_dict()
+    again = training.train_tokenizer(
+        tiny_preset(ema=0.9), blobs(), tmp_path / "averaged", progress=False
+    ).state_dict()
     loaded, _ = checkpoints.load(tmp_path / "averaged" / "tokenizer.safetensors", "VQVAE")
     assert not torch.equal(averaged["encoder.conv_in.weight"], plain["encoder.conv_in.weight"])
     for key, value in loaded.state_dict().items():
@@ -286,13 +289,13 @@ def test_averaged_weights_are_what_a_run_hands_on(tmp_path):
 def test_a_compiled_run_does_what_a_plain_one_does(tmp_path, monkeypatch):
     # Traced as for the real backend, without the code that a C++ compiler would make of it.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    tokenizer = train.train_tokenizer(tiny_preset(), blobs(), tmp_path / "tokenizer", progress=False)
+    tokenizer = training.train_tokenizer(tiny_preset(), blobs(), tmp_path / "tokenizer", progress=False)
     preset = tiny_preset(epochs=1)
     compiled = dataclasses.replace(preset, model_train=dataclasses.replace(preset.model_train, compile=True))
     models = []
     for name, each in (("plain", preset), ("compiled", compiled)):
         torch.manual_seed(0)
-        models.append(train.train_model(each, tokenizer, blobs(), tmp_path / name, progress=False).state_dict())
+        models.append(training.train_model(each, tokenizer, blobs(), tmp_path / name, progress=False).state_dict())
     losses = [[entry["loss"] for entry in log_of(tmp_path / name)] for name in ("plain", "compiled")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert models[0].keys() == models[1].keys()
@@ -302,7 +305,7 @@ def test_a_compiled_run_does_what_a_plain_one_does(tmp_path, monkeypatch):
 def test_a_finished_run_is_not_trained_again(tiny_run):
     out, tokenizer, _ = tiny_run
     before = (out / "metrics.jsonl").read_bytes()
-    again = train.train_tokenizer(tiny_preset(epochs=20), blobs(), out, progress=False)
+    again = training.train_tokenizer(tiny_preset(epochs=20), blobs(), out, progress=False)
     assert (out / "metrics.jsonl").read_bytes() == before
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in tokenizer.state_dict().items())
 
@@ -312,9 +315,9 @@ def test_every_scale_uses_many_codes_after_a_short_training_on_digits(tmp_path):
     short = {"epochs": 0.75, "batch_size": 32, "checkpoint_every": 1000}
     settings = {f"tokenizer_train.{field}": value for field, value in short.items()}
     preset = get("digits-smoke", {"tokenizer.nets.base_channels": 8, **settings})
-    tokenizer = train.train_tokenizer(preset, data.load("digits"), tmp_path, progress=False)
+    tokenizer = training.train_tokenizer(preset, data.load("digits"), tmp_path, progress=False)
     images = data.load("digits", "heldout").batch(slice(0, 1000))[0]
-    usage = metrics.codebook_usage(tokenizer.encode(images), preset.tokenizer.codebook_size)
+    usage = evaluation.codebook_usage(tokenizer.encode(images), preset.tokenizer.codebook_size)
     # Half of what two seeds reached at the least, .018 .293 .385 .648. Scale 1, one token an image, needs longer.
     # Without revival the codebook collapses: the last scale stayed at .158 and .170.
     floors = (0.009, 0.15, 0.19, 0.32)
@@ -340,20 +343,20 @@ class Breaking(Stopping, ArraySet):
 @pytest.mark.parametrize("batches", [1, 4, 5, 11])
 def test_a_run_that_broke_off_anywhere_ends_as_if_it_had_not(tmp_path, batches):
     with pytest.raises(Interrupted):
-        train.train_tokenizer(tiny_preset(), Breaking(batches), tmp_path / "broken", progress=False)
+        training.train_tokenizer(tiny_preset(), Breaking(batches), tmp_path / "broken", progress=False)
     torch.manual_seed(99)  # a new process has another random state
-    resumed = train.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path / "broken", progress=False)
-    whole = train.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path / "whole", progress=False)
+    resumed = training.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path / "broken", progress=False)
+    whole = training.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path / "whole", progress=False)
     assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
 
 
 def test_half_a_line_in_the_log_costs_no_entry(tmp_path):
     with pytest.raises(Interrupted):
-        train.train_tokenizer(tiny_preset(), Breaking(4), tmp_path, progress=False)
+        training.train_tokenizer(tiny_preset(), Breaking(4), tmp_path, progress=False)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"phase": "tokenizer", "st')
-    train.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path, progress=False)
+    training.train_tokenizer(tiny_preset(), Breaking(math.inf), tmp_path, progress=False)
     assert [entry["step"] for entry in log_of(tmp_path)] == [2, 4, 6, 8, 10, 12]
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
@@ -404,8 +407,8 @@ def test_a_run_killed_four_times_ends_bit_for_bit_like_one_that_was_not(tmp_path
     assert len(log_of(whole)) == 80
     assert log_of(killed) == log_of(whole)
     for name in ("tokenizer", "var"):
-        tensors, header = checkpoints.read_tensors(whole / f"{name}.safetensors")
-        resumed, resumed_header = checkpoints.read_tensors(killed / f"{name}.safetensors")
+        tensors, header = files.read_tensors(whole / f"{name}.safetensors")
+        resumed, resumed_header = files.read_tensors(killed / f"{name}.safetensors")
         assert resumed_header == header
         assert resumed.keys() == tensors.keys()
         assert all(torch.equal(resumed[key], tensors[key]) for key in tensors)

@@ -7,9 +7,10 @@ import torch
 from conftest import SCHEDULE, var_config, wake
 
 from minivar import presets
-from minivar.sampler import KVCache
+from minivar.models import VAR, VARConfig
+from minivar.models.layers import drop_path
+from minivar.sampling import KVCache
 from minivar.tokenizer import VQVAE, TokenizerConfig
-from minivar.transformer import VAR, VARConfig, drop_path
 
 VARIANTS = {
     "AdaLN": {},

@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from conftest import NETS, wake
 
 from minivar import checkpoints
-from minivar.quantizers import VectorQuantizer
-from minivar.raster import GPT, GPTConfig
-from minivar.tokenizer import VQVAE, TokenizerConfig
+from minivar.models import GPT, GPTConfig
+from minivar.tokenizer import VQVAE, TokenizerConfig, VectorQuantizer
 
 
 def single(**other) -> TokenizerConfig:

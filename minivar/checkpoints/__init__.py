@@ -1,36 +1,22 @@
-"""Checkpoints: minivar's own format, and the published files of VAR and LlamaGen.
+"""Models on disk: minivar's own format, and the published files of VAR and LlamaGen.
 
-No pickle is ever executed: published files are read with ``weights_only=True``, our own are safetensors.
+No pickle is ever executed: published files are read with ``weights_only=True``, our own are safetensors (``files``).
 """
 
 from minivar.checkpoints.llamagen import from_llamagen_gpt, from_llamagen_tokenizer
-from minivar.checkpoints.own import (
-    CheckpointError,
-    check_pair,
-    config_from_dict,
-    load,
-    load_pair,
-    read_tensors,
-    save,
-    sha256,
-    write_atomically,
-    write_tensors,
-)
+from minivar.checkpoints.own import KINDS, check_pair, load, load_pair, save
 from minivar.checkpoints.var import from_var, to_var
+from minivar.files import CheckpointError
 
 __all__ = [
+    "KINDS",
     "CheckpointError",
     "check_pair",
-    "config_from_dict",
     "from_llamagen_gpt",
     "from_llamagen_tokenizer",
     "from_var",
     "load",
     "load_pair",
-    "read_tensors",
     "save",
-    "sha256",
     "to_var",
-    "write_atomically",
-    "write_tensors",
 ]

@@ -4,11 +4,11 @@ import re
 
 import torch
 
-from minivar.checkpoints.own import CheckpointError, load_strictly
-from minivar.checkpoints.published import count, shape_of, translate, unwrap
-from minivar.nets import NetConfig
-from minivar.raster import GPT, GPTConfig
-from minivar.tokenizer import VQVAE, TokenizerConfig
+from minivar.checkpoints.own import load_strictly
+from minivar.checkpoints.published import count, shape_of, translate
+from minivar.files import CheckpointError, read_state_dict
+from minivar.models import GPT, GPTConfig
+from minivar.tokenizer import VQVAE, NetConfig, TokenizerConfig
 
 # Own name -> published name, applied in order.
 TOKENIZER_NAMES = (
@@ -48,7 +48,7 @@ def from_llamagen_tokenizer(state) -> VQVAE:
     It takes images of any size that is a multiple of its stride, 16 or 8. Raises ``CheckpointError`` naming the
     entries that do not fit.
     """
-    state = dict(unwrap(state, *WRAPPERS))
+    state = dict(read_state_dict(state, *WRAPPERS))
     state.pop("quantize.codebook_used", None)  # a running statistic of the authors' trainer
     levels = count(state, r"encoder\.conv_blocks\.(\d+)\.")
     base, image_channels = shape_of(state, "encoder.conv_in.weight")[:2]
@@ -94,7 +94,7 @@ def from_llamagen_gpt(state, heads: int | None = None, norm_eps: float = 1e-5) -
     parameters: the model takes any, and ``sample_raster`` wants to know it (16 x 16 for 256 pixels, 24 x 24 for 384).
     Raises ``CheckpointError`` naming the entries that do not fit.
     """
-    state = dict(unwrap(state, *WRAPPERS))
+    state = dict(read_state_dict(state, *WRAPPERS))
     codebook_size, width = shape_of(state, "tok_embeddings.weight")
     if heads is None:
         if width not in PUBLISHED_HEADS:

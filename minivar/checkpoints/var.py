@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from minivar.checkpoints.own import CheckpointError, State, load_strictly
-from minivar.checkpoints.published import agreed, count, shape_of, translate, unwrap
-from minivar.nets import NetConfig
+from minivar.checkpoints.own import load_strictly
+from minivar.checkpoints.published import agreed, count, shape_of, translate
+from minivar.files import CheckpointError, State, read_state_dict
+from minivar.models import VAR, VARConfig
 from minivar.scales import PUBLISHED, ScaleSchedule
-from minivar.tokenizer import VQVAE, TokenizerConfig
-from minivar.transformer import VAR, VARConfig
+from minivar.tokenizer import VQVAE, NetConfig, TokenizerConfig
 
 # Own name -> published name, applied in order. "L-n" stands for the decoder's reversed level numbering.
 TOKENIZER_NAMES = (
@@ -104,10 +104,8 @@ def from_var(vae_state, var_state, scales=None) -> tuple[VQVAE, VAR]:
     the published schedule with as many tokens (680, 2240 or 9451). All else is inferred from names and shapes.
     Tensors are taken over, not copied. Raises ``CheckpointError`` naming the entries that do not fit.
     """
-    vae_state, var_state = (
-        dict(unwrap(vae_state, "trainer", "vae_local")),
-        dict(unwrap(var_state, "trainer", "var_wo_ddp")),
-    )
+    vae_state = dict(read_state_dict(vae_state, "trainer", "vae_local"))
+    var_state = dict(read_state_dict(var_state, "trainer", "var_wo_ddp"))
     if scales is None:
         tokens = shape_of(var_state, "pos_1LC")[1]
         if tokens not in PUBLISHED:

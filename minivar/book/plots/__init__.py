@@ -1,0 +1,76 @@
+"""Every figure of the book. Functions take data and return a matplotlib figure; nothing is computed twice here.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+from minivar.book.plots.attention import attention_masks, attention_pyramid, leakage
+from minivar.book.plots.base import (
+    COLOURS,
+    image_grid,
+    save_figure,
+    save_images,
+    scale_colour,
+    show_image,
+    stack_rows,
+    to_unit,
+)
+from minivar.book.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
+from minivar.book.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
+from minivar.book.plots.duel import DUEL_STYLE, duel_guidance, duel_points
+from minivar.book.plots.raster import (
+    cell_maps,
+    filling,
+    hatched,
+    kept_codes,
+    raster_neighbours,
+    teacher_forcing,
+)
+from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
+from minivar.book.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
+from minivar.book.plots.training import line_panels, training_curves, usage_bars
+
+__all__ = [
+    "COLOURS",
+    "DUEL_STYLE",
+    "MEMORY_PARTS",
+    "ORDER_STYLE",
+    "ablation",
+    "attention_masks",
+    "attention_pyramid",
+    "cell_maps",
+    "code_plane",
+    "cost_bars",
+    "cost_curves",
+    "cost_lines",
+    "crop_windows",
+    "days_lines",
+    "duel_guidance",
+    "duel_points",
+    "filling",
+    "gan_curves",
+    "hatched",
+    "image_as_tokens",
+    "image_grid",
+    "kept_codes",
+    "leakage",
+    "line_panels",
+    "memory_bars",
+    "network_shapes",
+    "number_grids",
+    "pair_counts",
+    "phi_ticks",
+    "raster_neighbours",
+    "save_figure",
+    "save_images",
+    "scale_colour",
+    "scale_inputs",
+    "show_image",
+    "stack_rows",
+    "staircase",
+    "teacher_forcing",
+    "to_unit",
+    "token_flips",
+    "token_maps",
+    "training_curves",
+    "usage_bars",
+]

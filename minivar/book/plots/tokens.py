@@ -1,0 +1,137 @@
+"""Token maps, number grids and the shapes of networks."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from minivar.book.plots.base import COLOURS, scale_colour, show_image
+
+
+def token_maps(tokens: list[Tensor], schedule, codebook_size: int, title: str) -> Figure:
+    """The pyramid of one image: each scale's codes as a coloured grid with the indices written in. K x (1, l)."""
+    figure, axes = plt.subplots(1, schedule.num_scales, figsize=(2.2 * schedule.num_scales, 2.7))
+    for k, (ax, tokens_1l) in enumerate(zip(np.atleast_1d(axes), tokens, strict=True)):
+        grid = tokens_1l[0].view(schedule.grids[k]).numpy()
+        ax.imshow(grid, cmap="cividis", vmin=0, vmax=codebook_size - 1)
+        for (i, j), token in np.ndenumerate(grid):
+            colour = "black" if token > codebook_size / 2 else "white"
+            ax.text(j, i, str(token), ha="center", va="center", fontsize=max(5, 11 - grid.shape[0]), color=colour)
+        ax.set_title(f"scale {k + 1}: {grid.shape[0]} x {grid.shape[1]}", fontsize=9, color=scale_colour(k))
+        ax.set_xticks([])
+        ax.set_yticks([])
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def scale_inputs(before, f_hats, tokens, after, schedule, codebook_size: int, title: str) -> Figure:
+    """What VAR reads and answers, a row a scale: image so far, its features on the grid, target, image after.
+
+    ``before`` and ``after``: K images (1 or 3, H, W) in [0, 1]; ``f_hats``: K - 1 maps (C, h_k, w_k), shown as their
+    first principal component, since the first scale reads the class instead; ``tokens``: K x (1, h_k * w_k).
+    """
+    K = schedule.num_scales
+    flat_LC = torch.cat([f.flatten(1).T for f in f_hats])
+    direction_C1 = torch.pca_lowrank(flat_LC, q=1)[2]
+    values_L = ((flat_LC - flat_LC.mean(0)) @ direction_C1)[:, 0]
+    limit = float(values_L.abs().max())
+    figure, axes = plt.subplots(K, 4, figsize=(8.4, 2.05 * K + 0.6), squeeze=False)
+    names = ("image so far", "input: its features, averaged", "target: token map", "image with this scale")
+    begin = 0
+    for k, row in enumerate(axes):
+        show_image(row[0], before[k])
+        grid = tokens[k][0].view(schedule.grids[k]).numpy()
+        if k == 0:
+            row[1].text(0.5, 0.5, "class\n+ start position", ha="center", va="center", transform=row[1].transAxes)
+            row[1].set_box_aspect(grid.shape[0] / grid.shape[1])
+        else:
+            values = values_L[begin : begin + grid.size].view(schedule.grids[k])
+            row[1].imshow(values.numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+            begin += grid.size
+        row[2].imshow(grid, cmap="cividis", vmin=0, vmax=codebook_size - 1)
+        for (i, j), token in np.ndenumerate(grid):
+            colour = "black" if token > codebook_size / 2 else "white"
+            row[2].text(j, i, str(token), ha="center", va="center", fontsize=max(5, 11 - len(grid)), color=colour)
+        show_image(row[3], after[k])
+        row[0].set_ylabel(f"scale {k + 1}\n{grid.shape[0]} x {grid.shape[1]}", fontsize=10, color=scale_colour(k))
+        for ax, name in zip(row, names, strict=True):
+            ax.set(xticks=[], yticks=[], title=name if k == 0 else "")
+            ax.title.set_fontsize(9)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(pad=0.6)
+    return figure
+
+
+def number_grids(rows, title: str) -> Figure:
+    """Small matrices with their numbers written in; each row is (label, [(title, (h, w) tensor), ...]).
+
+    Amounts (float) are coloured by sign and size. Indices (int) stay white: they are names, not amounts.
+    """
+    columns = max(len(grids) for _, grids in rows)
+    limit = max(float(grid.abs().max()) for _, grids in rows for _, grid in grids if grid.is_floating_point())
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, 1.9 * len(rows) + 0.5), squeeze=False)
+    for row, (label, grids) in zip(axes, rows, strict=True):
+        for ax, (name, grid) in zip(row, grids, strict=False):
+            amounts = grid.numpy() if grid.is_floating_point() else np.zeros(grid.shape)
+            ax.imshow(amounts, cmap="PuOr_r", vmin=-1.4 * limit, vmax=1.4 * limit)
+            for (i, j), value in np.ndenumerate(grid.numpy()):
+                ax.text(j, i, f"{round(float(value), 2):g}", ha="center", va="center", fontsize=9)
+            ax.set_xticks(np.arange(grid.shape[1] + 1) - 0.5, [])
+            ax.set_yticks(np.arange(grid.shape[0] + 1) - 0.5, [])
+            ax.grid(color="grey", lw=0.6)
+            ax.tick_params(length=0)
+            ax.set_title(name, fontsize=9)
+        row[0].set_ylabel(label, fontsize=10)
+        for ax in row[len(grids) :]:
+            ax.axis("off")
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(pad=0.5)
+    return figure
+
+
+def phi_ticks(assignments: dict[int, tuple[int, ...]], ticks, title: str) -> Figure:
+    """For each number of scales K, the scales at k / (K - 1), joined to the tick of the convolution they use."""
+    figure, ax = plt.subplots(figsize=(9, 1.3 * len(assignments) + 1.2))
+    for row, (scales, indices) in enumerate(assignments.items()):
+        for k, i in enumerate(indices):
+            x = k / max(scales - 1, 1)
+            ax.plot([x, ticks[i]], [row, row + 0.55], color=COLOURS[i], lw=1.2)
+            ax.plot(x, row, "o", color=COLOURS[i], ms=7)
+            ax.text(x, row - 0.22, str(k), ha="center", va="center", fontsize=8)
+        for i, tick in enumerate(ticks):
+            ax.plot(tick, row + 0.55, "s", color=COLOURS[i], ms=9, label=f"convolution {i}" if row == 0 else None)
+    ax.set_yticks(range(len(assignments)), [f"K = {scales}" for scales in assignments])
+    ax.set(xlabel="k / (K - 1)", xlim=(-0.04, 1.04), ylim=(-0.5, len(assignments) - 0.1))
+    ax.legend(fontsize=8, ncol=len(ticks), loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    ax.set_title(title, fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def network_shapes(stages: list[tuple[str, tuple[int, int, int], int]], title: str) -> Figure:
+    """Stages (name, (channels, h, w) of the output, parameters): height shows resolution, width channels, in log."""
+    figure, ax = plt.subplots(figsize=(10, 3.4))
+    x = 0.0
+    for name, (channels, height, width), _ in stages:
+        side = 1 + 0.7 * np.log2(height)
+        wide = 0.15 + 0.12 * np.log2(1 + channels)
+        colour = COLOURS[1] if "quant" in name or name in ("enc conv_out", "f_hat") else COLOURS[4]
+        ax.add_patch(plt.Rectangle((x, -side / 2), wide, side, facecolor=colour, edgecolor="black", lw=0.7))
+        ax.text(
+            x + wide / 2,
+            side / 2 + 0.15,
+            f"{height}²" if height == width else f"{height}x{width}",
+            ha="center",
+            fontsize=7,
+        )
+        ax.text(x + wide / 2, 0, str(channels), ha="center", va="center", fontsize=8)
+        ax.text(x + wide / 2, -side / 2 - 0.2, name, ha="right", va="top", fontsize=7, rotation=40)
+        x += wide + 0.4
+    top = max(0.5 + 0.35 * np.log2(height) for _, (_, height, _), _ in stages)
+    ax.set(xlim=(-0.9, x), ylim=(-top - 2.2, top + 0.7))
+    ax.axis("off")
+    ax.set_title(title, fontsize=11)
+    figure.tight_layout()
+    return figure

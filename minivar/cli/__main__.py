@@ -1,0 +1,7 @@
+"""``python -m minivar.cli``."""
+
+import sys
+
+from minivar.cli import main
+
+sys.exit(main())

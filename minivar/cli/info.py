@@ -1,0 +1,31 @@
+"""``minivar info``: what a preset or a checkpoint is made of."""
+
+import argparse
+
+import torch
+
+from minivar import checkpoints, models, presets
+from minivar.analysis.summary import describe
+from minivar.tokenizer import VQVAE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``minivar info``."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)}")
+    what.add_argument("--checkpoint", metavar="DIR", help="folder with tokenizer and transformer")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what a preset or a checkpoint is made of."""
+    if args.checkpoint:
+        tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+        print(f"{args.checkpoint} (preset {header.get('preset', 'unknown')})")
+    else:
+        preset = presets.get(args.preset)
+        with torch.device("meta"):
+            model = models.build(preset.model).eval()
+            tokenizer = VQVAE(preset.tokenizer).eval()
+        print(f"preset {preset.name}")
+    for key, value in describe(tokenizer, model).items():
+        print(f"  {key:34}{value:,}" if isinstance(value, int) else f"  {key:34}{value}")

@@ -1,0 +1,55 @@
+"""``minivar train``: a tokenizer and a transformer, by the numbers of a preset."""
+
+import argparse
+from pathlib import Path
+
+from minivar import presets, training
+from minivar.distributed import STRATEGIES, join_ranks
+from minivar.tokenizer import TokenCache
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``minivar train``."""
+    parser.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)} (default: digits)")
+    parser.add_argument("--out", metavar="DIR", help="folder for checkpoints and logs (default: runs/PRESET)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
+    cached = "train the transformer on the tokens that minivar tokenize wrote there; the tokenizer is not trained"
+    source.add_argument("--tokens", metavar="DIR", help=cached)
+    parser.add_argument("--no-verify", action="store_true", help="do not compare the checksums of --tokens")
+    taken = "folder with the tokenizer.safetensors to use as it is (default with --tokens: the folder --out)"
+    parser.add_argument("--tokenizer", metavar="DIR", help=taken)
+    weights = "torchvision's vgg16 weights, for the perceptual term of the loss (default: downloaded where needed)"
+    parser.add_argument("--backbone-weights", metavar="FILE", help=weights)
+    parser.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
+    parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help=strategies)
+    override = "override one number of the preset, for instance model_train.epochs=5; repeatable"
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train a tokenizer and a transformer, next-scale or raster; the same command resumes."""
+    overrides = dict(part.partition("=")[::2] for part in args.set)
+    preset = presets.get(args.preset, {key: presets.parse_value(value) for key, value in overrides.items()})
+    if args.stage == "tokenizer" and (args.tokens or args.tokenizer):
+        raise ValueError("--stage tokenizer learns from pixels; got --tokens or --tokenizer, which are made already.")
+    out = Path(args.out or f"runs/{preset.name}")
+    with join_ranks(args.device, args.strategy) as ranks:
+        if args.tokens:
+            images = TokenCache(args.tokens, verify=not args.no_verify, ranks=ranks)
+        else:
+            images = presets.training_set(preset, args.data)
+        if args.tokens or args.tokenizer:
+            tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks)
+        else:
+            training.check_run(preset, images, args.stage, ranks)
+            weights = args.backbone_weights and Path(args.backbone_weights)
+            tokenizer = training.train_tokenizer(
+                preset, images, out, progress=ranks.leads, ranks=ranks, backbone_weights=weights
+            )
+        if args.stage == "all":
+            training.train_model(preset, tokenizer, images, out, progress=ranks.leads, ranks=ranks)
+        if ranks.leads:
+            print(f"Checkpoints and metrics.jsonl are in {out}.")

@@ -1,0 +1,38 @@
+"""Images and labels in: the first room, where data becomes batches of (image in [-1, 1], label).
+
+Embedded data (``data/*.npz``) needs no download; what lies on a disk is read by ``folders`` and ``shards``. All of it
+answers the same few questions, those of ``base.Dataset``.
+"""
+
+from minivar.data.arrays import ArraySet, Labels, to_float, to_uint8
+from minivar.data.base import DATA_ROOT, IMAGE_SUFFIXES, DataError, Dataset, ImageSet, view_of
+from minivar.data.embedded import load_digits, load_emoji
+from minivar.data.folders import FolderSet
+from minivar.data.loading import load
+from minivar.data.pictures import central_square
+from minivar.data.shards import ShardSet, write_shards
+from minivar.data.views import balanced, emoji_views, jitter, jittered
+
+__all__ = [
+    "DATA_ROOT",
+    "IMAGE_SUFFIXES",
+    "ArraySet",
+    "DataError",
+    "Dataset",
+    "FolderSet",
+    "ImageSet",
+    "Labels",
+    "ShardSet",
+    "balanced",
+    "central_square",
+    "emoji_views",
+    "jitter",
+    "jittered",
+    "load",
+    "load_digits",
+    "load_emoji",
+    "to_float",
+    "to_uint8",
+    "view_of",
+    "write_shards",
+]

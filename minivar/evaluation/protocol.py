@@ -1,0 +1,106 @@
+"""The published protocol: 50,000 samples in one file, judged by one program.
+
+FID and its companions are comparable only if everything is the same: number of samples, classes, pixels, features.
+The papers give their samples to the evaluator of guided diffusion (arXiv 2105.05233), which reads an npz with uint8
+pictures. ``write_samples`` makes that file; ``results`` reads what the evaluator printed.
+Explained in ``notebooks/13_imagenet.ipynb``.
+"""
+
+import json
+import math
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from minivar.data import to_uint8
+from minivar.evaluation.results import ProtocolError
+from minivar.files import weights_fingerprint, write_atomically
+from minivar.models import GPT, VAR
+from minivar.sampling import generate
+from minivar.tokenizer import VQVAE
+
+
+def write_samples(
+    tokenizer: VQVAE,
+    model: VAR | GPT,
+    path: Path | str,
+    count: int = 50_000,
+    batch: int = 100,
+    size: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **settings,
+) -> None:
+    """Draw ``count`` images, equally many of each class, into ``path``: an npz whose ``arr_0`` is uint8 (N, H, W, 3).
+
+    That is what the evaluator reads; grey is repeated. ``settings`` go to the sampler; ``size`` resizes the images
+    (bicubic), as LlamaGen's of 384 pixels are reduced to 256. Models stay where they are. Batch i draws from a
+    generator with a seed of its own and is written to ``path`` + ".parts", so a call that was stopped goes on by the
+    same call, with the same images. Returns at once if ``path`` is there, and was made by the same call. Raises
+    ``ProtocolError`` for impossible numbers, or if samples drawn otherwise are there.
+    """
+    path, classes = Path(path), model.config.num_classes
+    if min(count, batch) < 1 or count % classes:
+        raise ProtocolError(
+            f"The samples must be equally many of each of {classes} classes, in batches of at least 1; got count "
+            f"{count} and batch {batch}."
+        )
+    weights = [weights_fingerprint(part) for part in (tokenizer, model)]
+    what = {"count": count, "batch": batch, "size": size, "seed": seed, "settings": settings, "weights": weights}
+    folder, note = path.with_name(f"{path.name}.parts"), path.with_suffix(".json")
+    if note.is_file() and (found := json.loads(note.read_text())) != what:
+        differing = ", ".join(key for key in what if found.get(key) != what[key])
+        raise ProtocolError(f"{path} holds samples that were drawn otherwise ({differing}): choose another path.")
+    if note.is_file() and path.is_file() and not folder.is_dir():
+        return
+    write_atomically(note, lambda temporary: temporary.write_text(json.dumps(what, indent=1)))
+    device = next(model.parameters()).device
+    labels_N = torch.arange(count) * classes // count  # class by class
+    files = []
+    for number, labels_B in enumerate(tqdm(labels_N.split(batch), desc="samples", disable=not progress)):
+        files.append(folder / f"{number:06d}.npy")
+        if files[-1].is_file():
+            continue
+        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+        images = generate(model, tokenizer, labels_B.to(device), generator, **settings).images * 2 - 1
+        if size is not None and images.shape[-1] != size:
+            images = F.interpolate(images, size=(size, size), mode="bicubic")
+        pixels = to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+        write_atomically(files[-1], lambda temporary, pixels=pixels: save_array(temporary, pixels))
+    write_atomically(path, lambda temporary: _join(temporary, files, count))
+    shutil.rmtree(folder)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """``np.save`` under exactly this name."""
+    with open(path, "wb") as file:
+        np.save(file, array)
+
+
+def _join(path: Path, files: list[Path], count: int) -> None:
+    """All parts as one array of an npz, without holding it: 50,000 pictures of 256 x 256 are 9.8 GB."""
+    shape = (count, *np.load(files[0], mmap_mode="r").shape[1:])
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in files:
+            file.write(np.load(part).tobytes())
+
+
+def read_samples(path: Path | str, index: Sequence[int]) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape of all that ``write_samples`` wrote, and of it the pictures ``index``, uint8 (M, H, W, 3)."""
+    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        begin, size = file.tell(), math.prod(shape[1:])
+        pictures = np.empty((len(index), *shape[1:]), dtype)
+        for place, number in sorted(enumerate(index), key=lambda pair: pair[1]):  # forwards
+            file.seek(begin + int(number) * size)
+            pictures[place] = np.frombuffer(file.read(size), dtype).reshape(shape[1:])
+    return shape, pictures

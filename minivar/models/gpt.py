@@ -1,0 +1,206 @@
+"""The next-token transformer: GPT over the tokens of one grid in raster order.
+
+Two styles, one class. ``style="llama"`` is LlamaGen (arXiv 2406.06525), the strongest raster model: RMSNorm, SwiGLU,
+two-dimensional rotary positions, no biases. ``style="gpt2"`` is the "AR" baseline of the VAR paper's ablation:
+LayerNorm, GELU, learned positions. The condition, a class or a caption, is a prefix of tokens before the image's.
+Explained in ``notebooks/02_raster.ipynb``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minivar.models.layers import MLP, RMSNorm, SwiGLU
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Shape and regularisation. Defaults: LlamaGen-B at 256 pixels."""
+
+    depth: int = 12
+    width: int = 768  # D
+    heads: int = 12  # H
+    grid: tuple[int, int] | None = (16, 16)  # N = rows * columns tokens; None: any square, llama only
+    codebook_size: int = 16384  # V
+    num_classes: int = 1000  # class index num_classes is the null class
+    caption_tokens: int = 0  # above 0: conditioned on caption features instead of a class
+    caption_dim: int = 2048
+    style: str = "llama"  # or "gpt2"
+    hidden: int | None = None  # of the MLP; None: 4 D for GELU, 8 D / 3 up to a multiple of 256 for SwiGLU
+    norm_eps: float = 1e-5
+    rope_base: float = 10000.0
+    dropout: float = 0.1  # on tokens, and on the outputs of attention and MLP
+    label_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.style not in ("llama", "gpt2"):
+            raise ValueError(f"The style of a GPT is 'llama' or 'gpt2'; got {self.style!r}.")
+        if self.style == "gpt2" and self.grid is None:
+            raise ValueError("A gpt2-style GPT has a table of positions and needs a grid; got None.")
+        if self.width % self.heads or (self.width // self.heads) % 4:
+            raise ValueError(
+                f"Width must be heads times a multiple of 4 (two axes of rotary pairs); got width {self.width}, "
+                f"heads {self.heads}."
+            )
+
+    @property
+    def grids(self) -> tuple[tuple[int, int] | None, ...]:
+        """The one token map that the model predicts; of any size where the configuration has no grid."""
+        return (self.grid,)
+
+    @property
+    def prefix(self) -> int:
+        """Condition tokens before the image: 1 for a class, 120 for LlamaGen's captions."""
+        return self.caption_tokens or 1
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the MLP; SwiGLU has three matrices in place of two, hence two thirds of 4 D."""
+        if self.hidden:
+            return self.hidden
+        return 4 * self.width if self.style == "gpt2" else -(-int(8 * self.width / 3) // 256) * 256
+
+
+def rotary_table(config: GPTConfig, grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+    """(prefix + N, E / 2, 2) float32: cosine and sine of each position's angles.
+
+    The first half of the pairs turns with the row, the second with the column. Condition tokens get zeros, not ones:
+    their queries and keys vanish, so that only their values are read (LlamaGen's code, ``precompute_freqs_cis_2d``).
+    """
+    rows, columns = grid
+    half = config.width // config.heads // 2
+    speed = config.rope_base ** (-torch.arange(0, half, 2, device=device).float() / half)  # (E / 4,)
+    row_angles = torch.arange(rows, device=device)[:, None, None] * speed  # (rows, 1, E / 4)
+    column_angles = torch.arange(columns, device=device)[None, :, None] * speed
+    angles = torch.cat([row_angles.expand(-1, columns, -1), column_angles.expand(rows, -1, -1)], dim=-1).flatten(0, 1)
+    image = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return torch.cat([torch.zeros(config.prefix, *image.shape[1:], device=device), image])
+
+
+def rotate(x_BHlE: Tensor, table_lE2: Tensor) -> Tensor:
+    """Turn each pair (x_2i, x_2i+1) by its position's angle."""
+    even, odd = x_BHlE.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table_lE2.unbind(-1)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x_BHlE.dtype)
+
+
+class GPTBlock(nn.Module):
+    """Pre-norm attention and MLP with residual connections."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width, self.heads, self.dropout = config.width, config.heads, config.dropout
+        llama = config.style == "llama"
+
+        def norm() -> nn.Module:
+            return RMSNorm(width, config.norm_eps) if llama else nn.LayerNorm(width, eps=config.norm_eps)
+
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.qkv = nn.Linear(width, 3 * width, bias=not llama)
+        self.proj = nn.Linear(width, width, bias=not llama)
+        self.mlp = (SwiGLU if llama else MLP)(width, config.mlp_width)
+
+    def forward(self, x_BlD: Tensor, table: Tensor | None, cache=None) -> Tensor:
+        """``table``: rotary table of these positions, None for learned ones; ``cache`` as in ``models.var``."""
+        qkv = self.qkv(self.attention_norm(x_BlD)).unflatten(-1, (3, self.heads, -1))
+        q_BHlE, k_BHlE, v_BHlE = qkv.permute(2, 0, 3, 1, 4)
+        if table is not None:
+            q_BHlE, k_BHlE = rotate(q_BHlE, table), rotate(k_BHlE, table)
+        if cache is not None:
+            k_BHlE, v_BHlE = cache.append(k_BHlE, v_BHlE)
+        # one new token may look at everything in the cache; several at once need the causal mask
+        causal = q_BHlE.shape[2] > 1
+        out_BHlE = F.scaled_dot_product_attention(q_BHlE, k_BHlE, v_BHlE, is_causal=causal)
+        x_BlD = x_BlD + self._drop(self.proj(out_BHlE.transpose(1, 2).flatten(2)))
+        return x_BlD + self._drop(self.mlp(self.mlp_norm(x_BlD)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class GPT(nn.Module):
+    """Next-token prediction: p(x_i | x_1, ..., x_{i-1}, condition) over one grid in raster order."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, llama = config.width, config.style == "llama"
+        if config.caption_tokens:
+            self.null_caption = nn.Parameter(torch.empty(config.caption_tokens, config.caption_dim))
+            self.caption1 = nn.Linear(config.caption_dim, width, bias=False)
+            self.caption2 = nn.Linear(width, width, bias=False)
+        else:
+            self.class_embed = nn.Embedding(config.num_classes + 1, width)
+        self.token_embed = nn.Embedding(config.codebook_size, width)
+        self.position = None
+        if not llama:
+            self.position = nn.Parameter(torch.empty(config.prefix + math.prod(config.grid), width))
+        self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.depth))
+        self.norm = RMSNorm(width, config.norm_eps) if llama else nn.LayerNorm(width, eps=config.norm_eps)
+        self.head = nn.Linear(width, config.codebook_size, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """LlamaGen's initialisation: normal with std 0.02, biases and output zero."""
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if self.config.caption_tokens:
+            self.null_caption.div_(0.02 * math.sqrt(self.config.caption_dim))  # published: randn / sqrt(dim)
+        nn.init.zeros_(self.head.weight)
+
+    def null_condition(self, cond: Tensor) -> Tensor:
+        """The condition that stands for none, in the shape of ``cond``; for classifier-free guidance."""
+        if self.config.caption_tokens:
+            return self.null_caption.expand_as(cond)
+        return torch.full_like(cond, self.config.num_classes)
+
+    def prefix(self, cond: Tensor) -> Tensor:
+        """Classes (B,) or caption features (B, caption_tokens, caption_dim) -> condition tokens (B, prefix, D)."""
+        if self.training and self.config.label_dropout > 0:
+            drop = torch.rand(len(cond), device=cond.device) < self.config.label_dropout
+            cond = torch.where(drop.view(-1, *[1] * (cond.dim() - 1)), self.null_condition(cond), cond)
+        if not self.config.caption_tokens:
+            return self.class_embed(cond)[:, None]
+        return self.caption2(F.gelu(self.caption1(cond), approximate="tanh"))
+
+    def hidden(self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None) -> Tensor:
+        """Embedded tokens of positions ``begin``.. (prefix included) through the blocks and the last norm."""
+        end = begin + x_BlD.shape[1]
+        table = None
+        if self.position is None:
+            table = rotary_table(self.config, grid, x_BlD.device)[begin:end]
+        else:
+            x_BlD = x_BlD + self.position[begin:end]
+        x_BlD = F.dropout(x_BlD, self.config.dropout, self.training)
+        for i, block in enumerate(self.blocks):
+            x_BlD = block(x_BlD, table, caches[i] if caches else None)
+        return self.norm(x_BlD)
+
+    def forward(self, cond: Tensor, tokens: Tensor) -> Tensor:
+        """Teacher-forced pass: condition, tokens (B, n) with n < N -> logits (B, n + 1, V) float32.
+
+        For training, n = N - 1. Position i of the output predicts token i. Where the configuration has no grid, it is
+        the square of n + 1 tokens. Raises ``ValueError`` for wrong shapes.
+        """
+        config = self.config
+        expected = (config.caption_tokens, config.caption_dim) if config.caption_tokens else ()
+        if tuple(cond.shape[1:]) != expected or tokens.dim() != 2 or len(tokens) != len(cond):
+            raise ValueError(
+                f"Expected a condition of shape (B, {', '.join(map(str, expected))}) and tokens (B, n); got "
+                f"{tuple(cond.shape)} and {tuple(tokens.shape)}."
+            )
+        side = math.isqrt(tokens.shape[1] + 1)
+        grid = config.grid or (side, side)
+        if tokens.shape[1] >= math.prod(grid):
+            expected = f"fewer than {math.prod(grid)}" if config.grid else "one fewer than a square of"
+            raise ValueError(f"Expected {expected} tokens to predict from; got {tokens.shape[1]}.")
+        x = torch.cat([self.prefix(cond), self.token_embed(tokens)], dim=1)
+        return self.head(self.hidden(x, 0, grid)[:, config.prefix - 1 :]).float()

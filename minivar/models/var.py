@@ -1,0 +1,217 @@
+"""The next-scale transformer: VAR (arXiv 2404.02905, sections 3.2 and 3.3).
+
+A decoder-only transformer over the flat pyramid of L tokens. Three things set it apart from a language model: the
+attention mask is block-causal, so a whole scale is predicted at once; the input of a scale is not the embedding of
+its previous token but the image so far, averaged down to that scale's grid; and the class enters through adaptive
+layer norm (AdaLN) in every block, besides being the first token. Explained in ``notebooks/05_next_scale.ipynb``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minivar.models.layers import MLP, drop_path, modulate
+from minivar.precision import full_precision
+from minivar.scales import VAR_256, ScaleSchedule
+
+
+@dataclass(frozen=True)
+class VARConfig:
+    """Shape and regularisation of the transformer. Defaults: the published d16."""
+
+    depth: int = 16
+    width: int = 1024  # D
+    heads: int = 16  # H
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000  # class index num_classes is the null class of classifier-free guidance
+    codebook_size: int = 4096  # V
+    code_dim: int = 32  # C
+    schedule: ScaleSchedule = VAR_256
+    shared_adaln: bool = False  # one AdaLN projection for all blocks, as in d36-s
+    l2_norm_attention: bool = True  # cosine attention; all published models use it
+    label_dropout: float = 0.1
+    drop_path: float = 0.1 * 16 / 24  # of the last block; grows linearly from 0 at the first
+    gamma_init: float = 1e-3  # scale of the initial AdaLN gates
+
+    @classmethod
+    def from_depth(cls, depth: int, **other) -> "VARConfig":
+        """The published width rule: D = 64 d, H = d, drop path 0.1 d / 24."""
+        rule = {"width": 64 * depth, "heads": depth, "drop_path": 0.1 * depth / 24}
+        return cls(depth=depth, **{**rule, **other})
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """The token maps that the model predicts."""
+        return self.schedule.grids
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"Width must be a multiple of heads; got width {self.width}, heads {self.heads}.")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, by default with L2-normalised queries and keys ("cosine attention")."""
+
+    MAX_LOG_SCALE = math.log(100)
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        width, self.heads = config.width, config.heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))  # k has none: in plain attention the softmax cancels it
+        self.proj = nn.Linear(width, width)
+        self.l2_norm = config.l2_norm_attention
+        if self.l2_norm:
+            self.log_scale_1H11 = nn.Parameter(torch.full((1, self.heads, 1, 1), math.log(4.0)))
+            self.softmax_scale = 1.0
+        else:
+            self.softmax_scale = 0.25 / math.sqrt(width // self.heads)
+
+    def forward(self, x_BlD: Tensor, mask_ll: Tensor | None, cache=None, record: list | None = None) -> Tensor:
+        """``cache.append(k, v)`` must return all keys and values so far; ``record`` collects attention weights."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x_BlD, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))  # (B, l, 3, H, E)
+        q_BHlE, k_BHlE, v_BHlE = qkv.permute(2, 0, 3, 1, 4)
+        if self.l2_norm:
+            # q_hat . k_hat is a cosine in [-1, 1]; exp(min(s, log 100)) is its learned inverse temperature
+            q_BHlE = F.normalize(q_BHlE, dim=-1) * self.log_scale_1H11.clamp_max(self.MAX_LOG_SCALE).exp()
+            k_BHlE = F.normalize(k_BHlE, dim=-1)
+        if cache is not None:
+            k_BHlE, v_BHlE = cache.append(k_BHlE, v_BHlE)
+        q_BHlE = q_BHlE.to(v_BHlE.dtype)
+        k_BHlE = k_BHlE.to(v_BHlE.dtype)
+        if record is not None:
+            scores = q_BHlE @ k_BHlE.transpose(-2, -1) * self.softmax_scale
+            if mask_ll is not None:
+                scores = scores.masked_fill(~mask_ll, -math.inf)
+            record.append(scores.softmax(-1).detach())
+        out_BHlE = F.scaled_dot_product_attention(q_BHlE, k_BHlE, v_BHlE, attn_mask=mask_ll, scale=self.softmax_scale)
+        return self.proj(out_BHlE.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a layer norm that the class modulates and a gate that the class opens.
+
+    The six modulation vectors (gamma1, gamma2, scale1, scale2, shift1, shift2) are a linear function of SiLU(class
+    embedding): the block's own, or, with shared AdaLN, the model's one plus a table of this block.
+    """
+
+    def __init__(self, config: VARConfig, drop_path_rate: float) -> None:
+        super().__init__()
+        self.attn = Attention(config)
+        self.mlp = MLP(config.width, round(config.width * config.mlp_ratio))
+        self.drop_path_rate = drop_path_rate
+        self.shared_adaln = config.shared_adaln
+        if config.shared_adaln:
+            self.ada_table_116D = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
+        else:
+            self.ada = nn.Linear(config.width, 6 * config.width)
+
+    def modulation(self, cond: Tensor) -> tuple[Tensor, ...]:
+        """Class embedding (B, D), or shared modulation (B, 1, 6, D) -> six tensors (B, 1, D)."""
+        if self.shared_adaln:
+            return (cond + self.ada_table_116D).unbind(2)
+        return self.ada(F.silu(cond)).unflatten(-1, (1, 6, -1)).unbind(2)
+
+    def forward(self, x_BlD: Tensor, cond: Tensor, mask_ll: Tensor | None, cache=None, record=None) -> Tensor:
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = self.modulation(cond)
+        attn = self.attn(modulate(x_BlD, scale1, shift1), mask_ll, cache, record)
+        x_BlD = x_BlD + drop_path(attn * gamma1, self.drop_path_rate, self.training)
+        mlp = self.mlp(modulate(x_BlD, scale2, shift2))
+        return x_BlD + drop_path(mlp * gamma2, self.drop_path_rate, self.training)
+
+
+class VAR(nn.Module):
+    """Next-scale prediction: p(r_k | r_1, ..., r_{k-1}, class) for all scales k in one forward pass."""
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.schedule = config.schedule
+        width, first = config.width, self.schedule.counts[0]
+        self.word_embed = nn.Linear(config.code_dim, width)
+        self.class_embed = nn.Embedding(config.num_classes + 1, width)
+        self.start_1lD = nn.Parameter(torch.empty(1, first, width))
+        self.position_1LD = nn.Parameter(torch.empty(1, self.schedule.num_tokens, width))
+        self.level_embed = nn.Embedding(self.schedule.num_scales, width)
+        self.shared_ada = nn.Linear(width, 6 * width) if config.shared_adaln else None
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.head_ada = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, config.codebook_size)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Published initialisation: truncated normal, std sqrt(1 / (3 D)); small head, AdaLN and residual outputs."""
+        depth, width = self.config.depth, self.config.width
+        std = math.sqrt(1 / (3 * width))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for table in (self.start_1lD, self.position_1LD):
+            nn.init.trunc_normal_(table, std=std)
+        self.head.weight.mul_(0.02)
+        self.head_ada.weight.mul_(0.5)
+        for block in self.blocks:
+            block.attn.proj.weight.div_(math.sqrt(2 * depth))
+            block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
+            # rows (or table entries) 0 and 1 of six are the gates gamma, 2 to 5 scales and shifts
+            ada = block.ada_table_116D[0, 0] if block.shared_adaln else block.ada.weight.view(6, width, width)
+            ada[:2].mul_(self.config.gamma_init)
+            ada[2:].mul_(0.5)
+
+    # The pieces that training and sampling share ---------------------------------------------------------------
+
+    def condition(self, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (B,) -> class embedding (B, D), and what the blocks take for it."""
+        cond_BD = self.class_embed(labels_B)
+        if self.shared_ada is None:
+            return cond_BD, cond_BD
+        return cond_BD, self.shared_ada(F.silu(cond_BD)).unflatten(-1, (1, 6, -1))
+
+    def embed(self, k: int, cond_BD: Tensor, inputs_BlC: Tensor | None = None) -> Tensor:
+        """Input of scale k, (B, h_k * w_k, D): the class for the first scale, the image so far for the others."""
+        begin, end = self.schedule.bounds[k]
+        x_BlD = cond_BD[:, None] + self.start_1lD if k == 0 else self.word_embed(inputs_BlC)
+        return x_BlD + (self.level_embed.weight[k] + self.position_1LD[:, begin:end])
+
+    def logits(self, x_BlD: Tensor, cond_BD: Tensor) -> Tensor:
+        """Hidden states (B, l, D) -> logits (B, l, V), computed in float32."""
+        with full_precision(x_BlD):
+            scale_B1D, shift_B1D = self.head_ada(F.silu(cond_BD.float())).unsqueeze(1).chunk(2, dim=-1)
+            return self.head(modulate(x_BlD.float(), scale_B1D, shift_B1D))
+
+    def drop_labels(self, labels_B: Tensor) -> Tensor:
+        """In training, replace a share of the labels by the null class, for classifier-free guidance.
+
+        DEVIATION: the published code does so in evaluation too, which only adds noise to its validation loss.
+        """
+        if not self.training or self.config.label_dropout == 0.0:
+            return labels_B
+        drop_B = torch.rand(labels_B.shape, device=labels_B.device) < self.config.label_dropout
+        return torch.where(drop_B, self.config.num_classes, labels_B)
+
+    def forward(self, labels: Tensor, inputs: Tensor, record: list | None = None) -> Tensor:
+        """Teacher-forced pass: labels (B,) int64, inputs (B, L - 1, C) -> logits (B, L, V) float32.
+
+        ``inputs`` come from ``VQVAE.teacher_inputs``. ``record``, a list, receives each block's attention weights,
+        (B, H, L, L). Raises ``ValueError`` where shapes do not fit the schedule.
+        """
+        first, total = self.schedule.counts[0], self.schedule.num_tokens
+        expected = (labels.shape[0], total - first, self.config.code_dim)
+        if tuple(inputs.shape) != expected:
+            raise ValueError(f"Expected teacher inputs of shape {expected}; got {tuple(inputs.shape)}.")
+        cond_BD, cond_blocks = self.condition(self.drop_labels(labels))
+        parts = [None, *inputs.split(self.schedule.counts[1:], dim=1)]
+        x_BLD = torch.cat([self.embed(k, cond_BD, part) for k, part in enumerate(parts)], dim=1)
+        mask_LL = self.schedule.block_causal_mask(x_BLD.device)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, cond_blocks, mask_LL, None, record)
+        return self.logits(x_BLD, cond_BD)

@@ -1,0 +1,81 @@
+"""Presets: all numbers of a run, as frozen dataclasses that can be read like a table.
+
+A preset says what to train on, the shapes of tokenizer and transformer, how each is optimised, and how samples are
+drawn. The small case and the full case are the same code with other numbers:
+
+================ ========================================= ======================= ================================
+preset           what it is                                hardware, time          result
+================ ========================================= ======================= ================================
+digits-smoke     the default of chapter 06                 2 CPU cores, 2 minutes  accuracy .98, Frechet ratio 6
+digits           what ``make run`` trains                  2 CPU cores, 10 minutes accuracy .992, Frechet ratio 2.2
+digits-long      shipped in ``data/checkpoints/digits``    1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
+emoji            shipped in ``data/checkpoints/emoji``     2 CPU cores, 1.8 hours  scores.json beside it
+folder-smoke     every step of chapter 13, in miniature    2 CPU cores, 1 minute   nothing to look at
+duel-var         1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
+duel-llamagen    the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json
+duel-gpt2        the same in raster order, GPT-2 style     1 CPU core, 15 minutes  data/results/head_to_head.json
+var-d16          ImageNet 256 x 256, 310 M parameters      16 A100, 2.5 days       FID 3.30 (paper, not run here)
+var-d20          the same, 600 M                           not published           FID 2.57 (paper, not run here)
+var-d24          the same, 1.0 B                           not published           FID 2.09 (paper, not run here)
+var-d30          the same, 2.0 B                           not published           FID 1.92 (paper, not run here)
+var-d36-s        ImageNet 512 x 512, 2.4 B, shared AdaLN   not published           FID 2.63 (paper, not run here)
+llamagen-b-384   LlamaGen, raster order, 384 pixels, 111 M 8 GPUs, 1 day           FID 6.09 (paper, not run here)
+llamagen-l-384   the same, 343 M                           8 GPUs, 2 days          FID 3.07 (paper, not run here)
+llamagen-xl-384  the same, 775 M                           16 GPUs, 3 days         FID 2.62 (paper, not run here)
+llamagen-xxl-384 the same, 1.4 B                           32 GPUs, 4 days         FID 2.34 (paper, not run here)
+llamagen-3b-384  the same, 3.1 B                           32 GPUs, 5 days         FID 2.18 (paper, not run here)
+================ ========================================= ======================= ================================
+
+Each LlamaGen size also has a preset for 256 pixels, llamagen-b-256 and so on.
+For the digits, accuracy is the share of samples that the shipped classifier recognises as their class, and the
+Frechet ratio is explained in ``evaluation.judge_digits``; 2,000 samples, for digits-smoke 400.
+"""
+
+from collections.abc import Mapping
+
+from minivar.presets.base import PresetError
+from minivar.presets.digits import digits
+from minivar.presets.duel import duels
+from minivar.presets.emoji import emoji
+from minivar.presets.folder import folder_smoke
+from minivar.presets.images import training_set
+from minivar.presets.llamagen import SIZES, llamagen
+from minivar.presets.overrides import parse_value, replace_field
+from minivar.presets.var import PUBLISHED, published
+from minivar.sampling import RasterSamplingConfig, SamplingConfig
+from minivar.training.config import Preset
+
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "PresetError",
+    "RasterSamplingConfig",
+    "SamplingConfig",
+    "get",
+    "parse_value",
+    "training_set",
+]
+
+PRESETS: dict[str, Preset] = {
+    "digits-smoke": digits("digits-smoke", 3, 3),  # epochs of 8,000 images
+    "digits": digits("digits", 3, 5, views=4),  # epochs of 32,000
+    "digits-long": digits("digits-long", 2, 5, views=16),  # epochs of 128,000
+    "emoji": emoji("emoji", 2, 8),
+    "folder-smoke": folder_smoke(),
+    **duels(),
+    **{name: published(name) for name in PUBLISHED},
+    **{f"llamagen-{size}-{pixels}": llamagen(size, pixels) for size in SIZES for pixels in (256, 384)},
+}
+
+
+def get(name: str, overrides: Mapping[str, object] | None = None) -> Preset:
+    """The preset ``name`` with ``overrides``, dotted field names to values: ``{"model_train.epochs": 2}``.
+
+    Raises ``PresetError`` for an unknown preset or field, or a value of the wrong type.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    for path, value in (overrides or {}).items():
+        preset = replace_field(preset, path.split("."), value, path)
+    return preset

@@ -1,0 +1,31 @@
+"""Logits to tokens to images: filters, the KV cache, the loops over scales and in raster order, zero-shot editing."""
+
+from minivar.sampling.config import RasterSamplingConfig, SamplingConfig
+from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
+from minivar.sampling.editing import edit, masks_per_scale
+from minivar.sampling.filters import filter_descending, filter_logits, guide
+from minivar.sampling.generation import generate
+from minivar.sampling.kv_cache import KVCache
+from minivar.sampling.next_scale import ScaleState, check_sampling, sample, sample_scales
+from minivar.sampling.raster import sample_raster
+
+__all__ = [
+    "KVCache",
+    "RasterSamplingConfig",
+    "Sample",
+    "SamplingConfig",
+    "ScaleState",
+    "check_labels",
+    "check_sampling",
+    "draw_tokens",
+    "edit",
+    "filter_descending",
+    "filter_logits",
+    "generate",
+    "guide",
+    "gumbel_codes",
+    "masks_per_scale",
+    "sample",
+    "sample_raster",
+    "sample_scales",
+]

@@ -1,0 +1,118 @@
+"""The loop over scales: every step draws all tokens of one scale at once.
+
+Random draws are taken in the order and shape of the published code, so that a seed gives the same image on a CPU:
+one multinomial per scale from a (B * h_k * w_k, V) table, then, with ``smooth``, one exponential of that shape.
+Explained in ``notebooks/00_quickstart.ipynb`` and ``notebooks/05_next_scale.ipynb``.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minivar.models.var import VAR
+from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
+from minivar.sampling.filters import filter_logits, guide
+from minivar.sampling.kv_cache import KVCache
+from minivar.tokenizer.vqvae import VQVAE
+
+
+class ScaleState(NamedTuple):
+    """What the sampler knows after scale k; for figures and for editing."""
+
+    k: int
+    tokens_Bl: Tensor  # the tokens just drawn
+    f_hat_BChw: Tensor  # the image so far, in feature space
+
+
+@torch.no_grad()
+def sample_scales(
+    model: VAR,
+    quantizer,
+    labels: Tensor,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    smooth: bool = False,
+    generator: torch.Generator | None = None,
+    replace=None,
+    use_cache: bool = True,
+):
+    """Generator over the scales: yields a ``ScaleState`` after each. ``sample`` is this loop run to its end.
+
+    ``replace(k, codes_BlC) -> codes_BlC`` may overwrite the codes of a scale before they are added (editing).
+    With ``use_cache=False`` every step recomputes all earlier tokens under the block-causal mask: slower, the same
+    result; a test holds the two together.
+    """
+    check_sampling(model, labels, cfg, top_k, top_p)
+    schedule, batch = model.schedule, labels.shape[0]
+    null_B = torch.full_like(labels, model.config.num_classes)
+    cond_2BD, cond_blocks = model.condition(torch.cat([labels, null_B]))
+    caches = [KVCache(schedule.num_tokens) if use_cache else None for _ in model.blocks]
+    f_hat_BChw = torch.zeros(
+        batch, model.config.code_dim, *schedule.final_grid, dtype=cond_2BD.dtype, device=labels.device
+    )
+    x_2BlD = model.embed(0, cond_2BD)
+    for k in range(schedule.num_scales):
+        hidden, mask = x_2BlD, None
+        if not use_cache:
+            end = x_2BlD.shape[1]
+            mask = schedule.block_causal_mask(labels.device)[:end, :end]
+        for block, cache in zip(model.blocks, caches, strict=True):
+            hidden = block(hidden, cond_blocks, mask, cache)
+        ratio = k / max(schedule.num_scales - 1, 1)  # 0 at the first scale, 1 at the last
+        logits_2BlV = model.logits(hidden[:, -schedule.counts[k] :], cond_2BD)
+        logits_BlV = filter_logits(guide(logits_2BlV, cfg * ratio), top_k, top_p)
+        tokens_Bl = draw_tokens(logits_BlV, generator)
+        codes_BlC = quantizer.lookup(tokens_Bl)
+        if smooth:
+            codes_BlC = gumbel_codes(logits_BlV, quantizer.codebook, ratio, generator)
+        if replace is not None:
+            codes_BlC = replace(k, codes_BlC)
+        f_hat_BChw = f_hat_BChw + quantizer.contribution(codes_BlC, k)
+        yield ScaleState(k, tokens_Bl, f_hat_BChw)
+        if k + 1 < schedule.num_scales:
+            inputs_BlC = quantizer.at_scale(f_hat_BChw, k + 1)
+            next_2BlD = model.embed(k + 1, cond_2BD, inputs_BlC.repeat(2, 1, 1))
+            x_2BlD = next_2BlD if use_cache else torch.cat([x_2BlD, next_2BlD], dim=1)
+
+
+@torch.no_grad()
+def sample(
+    model: VAR,
+    tokenizer: VQVAE,
+    labels: Tensor,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    smooth: bool = False,
+    generator: torch.Generator | None = None,
+    **loop_options,
+) -> Sample:
+    """Draw one image for each label, (B,) int64 in [0, num_classes]; num_classes is the null class.
+
+    ``cfg`` is the guidance at the last scale (it ramps up from 0), ``top_k`` and ``top_p`` filter the codes (0: off),
+    ``smooth`` mixes codes softly, ``generator=None`` uses the global random state. The tokenizer is needed even for
+    tokens alone, since each scale's input is built from its codebook. Returns images (B, 3, H, W) in [0, 1] and
+    tokens (B, L). Raises ``ValueError`` for impossible parameters. Source: paper, section 3.2; the order of guidance,
+    filters and draws is that of its code (``models/var.py``, ``autoregressive_infer_cfg``).
+    """
+    if tokenizer is None:
+        raise ValueError(
+            "Next-scale sampling needs the tokenizer, whose codebook makes each scale's input; got None."
+        )
+    states = list(
+        sample_scales(model, tokenizer.quantizer, labels, cfg, top_k, top_p, smooth, generator, **loop_options)
+    )
+    images = tokenizer.decode_features(states[-1].f_hat_BChw).clamp(-1, 1)
+    return Sample((images + 1) / 2, torch.cat([s.tokens_Bl for s in states], dim=1))
+
+
+def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: float) -> None:
+    """Raise ``ValueError``, in one sentence, for labels or parameters that cannot be meant."""
+    check_labels(labels, model.config.num_classes)
+    if not math.isfinite(cfg) or cfg < 0 or top_k < 0 or not 0 <= top_p <= 1:
+        raise ValueError(
+            f"Sampling needs cfg >= 0, top_k >= 0 and top_p in [0, 1]; got cfg {cfg}, top_k {top_k}, top_p {top_p}."
+        )

@@ -1,0 +1,101 @@
+"""The multi-scale quantiser: VAR's residual pyramid (arXiv 2404.02905, section 3.2, algorithms 1 and 2).
+
+One codebook serves all scales. Scale k quantises what the coarser scales have left over, at its own resolution; the
+quantised codes are upsampled to the full grid, passed through a small convolution phi, and added to the running sum
+f_hat. Explained in ``notebooks/04_token_pyramid.ipynb``.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minivar.precision import full_precision
+from minivar.scales import ScaleSchedule
+from minivar.tokenizer.quantizer import Quantizer, Step
+
+
+class Phi(nn.Module):
+    """phi(h) = (1 - r) h + r conv3x3(h): repairs what upsampling blurred (paper, section 3.2; r = 0.5)."""
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.ratio = ratio
+
+    def forward(self, h_BChw: Tensor) -> Tensor:
+        return h_BChw * (1 - self.ratio) + self.conv(h_BChw) * self.ratio
+
+
+def phi_indices(num_scales: int, num_phi: int) -> tuple[int, ...]:
+    """Which of the ``num_phi`` shared convolutions each scale uses: the nearest tick to k / (K - 1).
+
+    With four, the ticks are 1/12, 13/36, 23/36, 11/12, as published. For K = 10, k = 2 and k = 7 lie exactly between
+    two ticks, and float64 rounding decides; computing this with ``np.linspace``, as the authors did, decides alike.
+    """
+    margin = 1 / (3 * num_phi) if num_phi == 4 else 1 / (2 * num_phi)
+    ticks = np.linspace(margin, 1 - margin, num_phi)
+    return tuple(int(np.argmin(np.abs(ticks - k / max(num_scales - 1, 1)))) for k in range(num_scales))
+
+
+class MultiScaleQuantizer(Quantizer):
+    """Residual quantisation over a schedule of scales with one shared codebook.
+
+    ``num_phi`` and ``phi_ratio`` describe the partially shared convolutions.
+    """
+
+    def __init__(
+        self,
+        schedule: ScaleSchedule,
+        codebook_size: int,
+        code_dim: int,
+        beta: float = 0.25,
+        num_phi: int = 4,
+        phi_ratio: float = 0.5,
+    ) -> None:
+        super().__init__(codebook_size, code_dim, beta, num_maps=schedule.num_scales)
+        self.schedule = schedule
+        self.phis = nn.ModuleList(Phi(code_dim, phi_ratio) for _ in range(num_phi))
+        self.phi_of_scale = phi_indices(schedule.num_scales, num_phi)
+
+    def contribution(self, codes_Bhwc: Tensor, k: int) -> Tensor:
+        """Codes of scale k, (B, h_k * w_k, C) -> what they add to f_hat, (B, C, h_K, w_K)."""
+        h_BChw = codes_Bhwc.transpose(1, 2).unflatten(2, self.schedule.grids[k])
+        if k < self.schedule.num_scales - 1:
+            h_BChw = F.interpolate(h_BChw, size=self.schedule.final_grid, mode="bicubic")
+        with full_precision(h_BChw):
+            return self.phis[self.phi_of_scale[k]](h_BChw)
+
+    def at_scale(self, f_BChw: Tensor, k: int) -> Tensor:
+        """Full-grid features averaged down to scale k: (B, C, h_K, w_K) -> (B, h_k * w_k, C)."""
+        if k < self.schedule.num_scales - 1:
+            f_BChw = F.interpolate(f_BChw, size=self.schedule.grids[k], mode="area")
+        return f_BChw.flatten(2).transpose(1, 2)
+
+    def steps(self, features_BChw: Tensor) -> Iterator[Step]:
+        """Algorithm 1: at each scale quantise the residual, upsample, add. Gradients reach codebook and phis."""
+        residual_BChw = features_BChw.detach()
+        f_hat_BChw = torch.zeros_like(residual_BChw)
+        for k in range(self.schedule.num_scales):
+            z_BlC = self.at_scale(residual_BChw, k)
+            z_NC = z_BlC.reshape(-1, z_BlC.shape[-1])
+            with torch.no_grad():
+                tokens_N = self.nearest(z_NC)
+            codes_BlC = self.lookup(tokens_N).view_as(z_BlC)
+            h_BChw = self.contribution(codes_BlC, k)
+            f_hat_BChw = f_hat_BChw + h_BChw
+            residual_BChw = residual_BChw - h_BChw.detach()
+            yield Step(z_NC, tokens_N, f_hat_BChw)
+
+    def accumulate(self, tokens: list[Tensor]) -> Iterator[Tensor]:
+        """Algorithm 2: yields f_hat, (B, C, h_K, w_K), after each scale of ``tokens``; a prefix of scales will do."""
+        f_hat_BChw: Tensor | float = 0.0
+        for k, tokens_Bl in enumerate(tokens):
+            f_hat_BChw = f_hat_BChw + self.contribution(self.lookup(tokens_Bl), k)
+            yield f_hat_BChw
+
+    def teacher_inputs(self, tokens: list[Tensor]) -> Tensor:
+        """Transformer inputs for scales 2..K: f_hat so far, averaged down to each next grid. (B, L - h_1 w_1, C)."""
+        return torch.cat([self.at_scale(f, k + 1) for k, f in enumerate(self.accumulate(tokens[:-1]))], dim=1)

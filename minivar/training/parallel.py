@@ -1,0 +1,107 @@
+"""One model on several processes: how it is spread over them, and how its shards are saved.
+
+Two strategies, both PyTorch's own: *DDP* keeps the whole model on every rank and averages gradients; *FSDP2*
+(``fully_shard``) spreads parameters, gradients and optimiser over the ranks and gathers one block's weights at a
+time.
+Explained in ``notebooks/13_imagenet.ipynb``.
+"""
+
+import warnings
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from minivar.distributed import Ranks
+
+
+def wrap(model: nn.Module, ranks: Ranks, unused_parameters: bool = False) -> nn.Module:
+    """The model as the training loop calls it: itself, or wrapped for several processes.
+
+    FSDP shards each of ``model.blocks`` and then the rest; a model without blocks (the tokenizer, whose codebook is
+    mended in place) is small enough for DDP, which it gets in either case. Weights are gathered in float32, so that
+    autocast sees the same model under either strategy. ``unused_parameters``: some may get no gradient in a step,
+    which DDP must know.
+    """
+    if ranks.strategy is None:
+        return model
+    if ranks.strategy == "fsdp" and hasattr(model, "blocks"):
+        mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused_parameters)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP has spread this model."""
+    return any(isinstance(parameter, dist.tensor.DTensor) for parameter in model.parameters())
+
+
+def hold_gradients(wrapped: nn.Module, last: bool):
+    """Context for one of several accumulated backward passes: gradients are averaged over ranks in the last only."""
+    if isinstance(wrapped, DistributedDataParallel):
+        return nullcontext() if last else wrapped.no_sync()
+    if hasattr(wrapped, "set_requires_gradient_sync"):
+        wrapped.set_requires_gradient_sync(last)
+    return nullcontext()
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, gathered onto the CPU of rank 0 (empty elsewhere) where the model is sharded."""
+    if not is_sharded(model):
+        return model.state_dict()
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def _named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    weights, moments = get_state_dict(model, optimizer)
+    return {"model": weights, "optimizer": moments["state"]}
+
+
+@contextmanager
+def _one_sentence(doing: str, folder: Path):
+    """What torch says of shards holds a traceback for every rank, and is no ``Exception``."""
+    try:
+        yield
+    except dcp.CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        what = (str(cause) or repr(cause)).splitlines()[0]
+        raise ValueError(f"Could not {doing} the shards in {folder}: rank {rank} got {what!r}.") from None
+
+
+def save_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
+    """Every rank writes its part into ``folder``, which must not be in use; ``extra`` must be the same everywhere.
+
+    Raises ``ValueError`` if one of them cannot, for instance because the disk is full.
+    """
+    state = {**_named_state(model, optimizer), "extra": extra}
+    with _one_sentence("write", folder):
+        dcp.save(state, checkpoint_id=str(folder))
+
+
+def load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
+    """Read what ``save_shards`` wrote, with any number of ranks, sharded or not; ``extra`` is filled in place.
+
+    Raises ``ValueError`` for shards that are missing, cut short or do not fit.
+    """
+    state = {**_named_state(model, optimizer), "extra": extra}
+    with _one_sentence("read", folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*in a single process", UserWarning)  # which is what we want then
+        dcp.load(state, checkpoint_id=str(folder))
+    groups = get_state_dict(model, optimizer)[1]["param_groups"]
+    moments = {"state": state["optimizer"], "param_groups": groups}
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=moments)

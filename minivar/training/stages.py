@@ -1,0 +1,89 @@
+"""The two trainings of a preset: first the tokenizer, then the transformer on its tokens."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import torch
+
+from minivar import checkpoints
+from minivar.data import Dataset
+from minivar.distributed import Ranks
+from minivar.files import weights_fingerprint, write_atomically
+from minivar.models import GPT, VAR, build
+from minivar.tokenizer import VQVAE, TokenCache
+from minivar.training.config import Preset
+from minivar.training.loop import check_config, fit
+from minivar.training.schedules import total_steps
+from minivar.training.tasks import GPTTask, TokenizerTask, VARTask
+
+
+def train_tokenizer(
+    preset: Preset,
+    data: Dataset,
+    out: Path,
+    device="cpu",
+    progress: bool = True,
+    ranks: Ranks | None = None,
+    backbone_weights: Path | None = None,
+) -> VQVAE:
+    """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``.
+
+    ``backbone_weights``: a file with the weights of VGG-16, for presets whose loss has a perceptual term.
+    """
+    torch.manual_seed(preset.tokenizer_train.seed)
+    model = VQVAE(preset.tokenizer).to(ranks.device if ranks else device)
+    steps = total_steps(len(data), preset.tokenizer_train)
+    task = TokenizerTask(model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights)
+    fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, ranks)
+    return model
+
+
+def train_model(
+    preset: Preset,
+    tokenizer: VQVAE,
+    data: Dataset,
+    out: Path,
+    device="cpu",
+    progress: bool = True,
+    ranks: Ranks | None = None,
+) -> VAR | GPT:
+    """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``."""
+    device = ranks.device if ranks else device
+    torch.manual_seed(preset.model_train.seed)
+    model = build(preset.model).to(device)
+    task = (GPTTask if isinstance(model, GPT) else VARTask)(model, tokenizer, data, device)
+    header = {"preset": preset.name, "sampling": dataclasses.asdict(preset.sampling)}
+    task.sampling = header["sampling"]
+    fit(task, preset.model_train, out, header, progress, ranks)
+    return model
+
+
+def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks) -> None:
+    """Raise ``ValueError`` before hours of training for what would only fail after them."""
+    if stage == "tokenizer":
+        return
+    got, expected = len(images.class_names), preset.model.num_classes
+    if got != expected:
+        raise ValueError(f"The preset has {expected} classes, the data has {got}: add --set model.num_classes={got}.")
+    checkpoints.check_pair(preset.tokenizer, preset.model)
+    check_config(preset.model_train, ranks, len(images))
+
+
+def take_tokenizer(folder: Path, out: Path, preset: Preset, images: Dataset, ranks: Ranks) -> VQVAE:
+    """A tokenizer that is trained already; a run that takes it from elsewhere gets a copy.
+
+    Raises ``ValueError`` unless preset, data and tokenizer belong together.
+    """
+    given, own = folder / "tokenizer.safetensors", out / "tokenizer.safetensors"
+    tokenizer, _ = checkpoints.load(given, "VQVAE")
+    check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", ranks)
+    if isinstance(images, TokenCache):
+        images.check(tokenizer, preset.model)
+    if own.is_file():
+        there, _ = checkpoints.load(own, "VQVAE")
+        if weights_fingerprint(there) != weights_fingerprint(tokenizer):
+            raise ValueError(f"{out} has a tokenizer of its own, another than {folder} has: choose another --out.")
+    elif ranks.leads:
+        write_atomically(own, lambda temporary: shutil.copyfile(given, temporary))
+    return tokenizer

@@ -1,0 +1,185 @@
+"""The state of a run on disk: what a restart needs.
+
+One process, or several with DDP, keep everything in one safetensors file, written atomically. Where FSDP has spread
+the model, every rank writes its own shard with ``torch.distributed.checkpoint``, into a folder of its own for each
+saved step, and a small file that is replaced atomically says which folder is whole. Either kind can be resumed by any
+number of ranks. The one file carries a checksum, and ``latest.json`` those of the shards.
+Explained in ``notebooks/06_training.ipynb`` and ``notebooks/13_imagenet.ipynb``.
+"""
+
+import json
+import shutil
+import textwrap
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minivar.distributed import Ranks
+from minivar.files import read_tensors, sha256, write_atomically, write_tensors
+from minivar.training import parallel
+from minivar.training.config import TrainingError
+
+
+@dataclass
+class Parts:
+    """What is saved of a run: models with their optimisers, and averages of the first one's weights."""
+
+    models: dict[str, tuple[nn.Module, torch.optim.Optimizer]]  # "model", and a GAN's "discriminator"
+    ema: dict[str, Tensor]  # empty: none
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP has spread the model."""
+        return parallel.is_sharded(self.models["model"][0])
+
+
+def save_state(path: Path, parts: Parts, run: dict, step: int, ranks: Ranks) -> None:
+    """Everything that a restart needs. Every rank must call it; ``path`` is ``NAME.state.safetensors``."""
+    rng = {"cpu": ranks.gather(torch.get_rng_state())}
+    if ranks.device.type == "cuda":
+        rng["cuda"] = ranks.gather(torch.cuda.get_rng_state())
+    tensors = {f"rng.{kind}.{rank}": value for kind, values in rng.items() for rank, value in enumerate(values)}
+    if parts.sharded:
+        _save_shards(path, parts, {"step": step, "run": run, "ranks": ranks.count}, tensors, ranks)
+    elif ranks.leads:
+        for name, (model, optimizer) in parts.models.items():
+            tensors |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
+            for index, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.optimizer/{index}/{key}": value for key, value in moments.items()}
+        tensors |= {f"ema.{key}": value for key, value in parts.ema.items()}
+        write_tensors(path, tensors, {"step": step, "run": run, "ranks": ranks.count})
+        if _pointer(path).is_file():  # shards of more ranks, now older than the file
+            _pointer(path).unlink()
+            shutil.rmtree(_pointer(path).parent)
+    ranks.wait()
+
+
+def restore_state(path: Path, parts: Parts, run: dict, ranks: Ranks) -> int:
+    """Load what ``save_state`` wrote, with any number of ranks; the step to go on from, 0 if there is no state.
+
+    Raises ``TrainingError`` for the state of another run, ``ValueError`` for one that is damaged or does not fit.
+    """
+    pointer = _pointer(path)
+    if not pointer.is_file() and not path.is_file():
+        return 0
+    if pointer.is_file():
+        header = _read_pointer(pointer)
+    else:
+        tensors, header = read_tensors(path)
+    if not {"step", "run", "ranks"} <= header.keys():
+        raise TrainingError(f"{path} is not the state of a run; expected step, run and ranks, got {[*header]}.")
+    if header["run"] != run:
+        differing = _differences(header["run"], run)
+        raise TrainingError(
+            f"{path} belongs to a run with another configuration ({differing}): choose another output folder, or "
+            "the same configuration to resume."
+        )
+    if pointer.is_file():
+        folder = pointer.parent / header["folder"]
+        _check_shards(folder, header.get("sha256", {}), ranks)
+        tensors = _load_shards(folder, header["rng"], parts)
+    elif parts.sharded:
+        raise TrainingError(
+            f"{path} was written without FSDP: expected --strategy ddp, or one process, to resume it."
+        )
+    else:
+        try:
+            _load_whole(tensors, parts)
+        except (RuntimeError, ValueError, KeyError) as error:  # torch's words have a line for each tensor
+            what = textwrap.shorten(str(error), 300)
+            raise TrainingError(f"{path} does not fit; expected what this minivar writes, got: {what}") from error
+    if header["ranks"] == ranks.count:
+        torch.set_rng_state(tensors[f"rng.cpu.{ranks.rank}"])
+        if ranks.device.type == "cuda" and f"rng.cuda.{ranks.rank}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng.cuda.{ranks.rank}"])
+    else:  # other ranks draw other numbers: start them anew, reproducibly
+        torch.manual_seed((header["step"] * 1_000_003 + ranks.count) * 1_000_003 + ranks.rank)
+    return header["step"]
+
+
+def _load_whole(tensors: dict[str, Tensor], parts: Parts) -> None:
+    for name, (model, optimizer) in parts.models.items():
+        prefix, state, moments = f"{name}.", {}, {}
+        for key, value in tensors.items():
+            if key.startswith(f"{name}.optimizer/"):
+                _, index, moment = key.split("/")
+                moments.setdefault(int(index), {})[moment] = value
+            elif key.startswith(prefix):
+                state[key.removeprefix(prefix)] = value
+        model.load_state_dict(state)
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for key, value in parts.ema.items():
+        value.copy_(tensors[f"ema.{key}"])
+
+
+# Shards: out/NAME.state/step-STEP/, and out/NAME.state/latest.json, which names the folder that is whole ------------
+
+
+def _pointer(path: Path) -> Path:
+    return path.with_suffix("") / "latest.json"
+
+
+def _read_pointer(pointer: Path) -> dict:
+    text = pointer.read_text(errors="replace")
+    with suppress(json.JSONDecodeError):
+        header = json.loads(text)
+        if isinstance(header, dict) and (pointer.parent / str(header.get("folder"))).is_dir():
+            return header
+    raise TrainingError(f"{pointer} is damaged: expected JSON that names a folder beside it, got {text[:40]!r}.")
+
+
+def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], ranks: Ranks) -> None:
+    folder = _pointer(path).parent / f"step-{header['step']:08d}"
+    parallel.save_shards(folder, *parts.models["model"], {"ema": parts.ema, "rng": rng})
+    checksums = {}
+    for found in ranks.gather({path.name: sha256(path) for path in _written_by(ranks, folder)}):
+        checksums |= found
+    if ranks.leads:
+        text = json.dumps({**header, "folder": folder.name, "rng": sorted(rng), "sha256": checksums})
+        write_atomically(_pointer(path), lambda temporary: temporary.write_text(text))
+        for other in folder.parent.glob("step-*"):
+            if other != folder:
+                shutil.rmtree(other)
+
+
+def _written_by(ranks: Ranks, folder: Path) -> list[Path]:
+    """The files of this rank, by the names that ``torch.distributed.checkpoint`` gives them."""
+    return [*folder.glob(f"__{ranks.rank}_*"), *(folder.glob(".metadata") if ranks.leads else ())]
+
+
+def _check_shards(folder: Path, checksums: dict[str, str], ranks: Ranks) -> None:
+    """Raise ``TrainingError`` on every rank if a file is not what was written; each rank reads a part of them."""
+    mine = [name for name in sorted(checksums)[ranks.rank :: ranks.count] if (folder / name).is_file()]
+    damaged = [name for name in mine if sha256(folder / name) != checksums[name]]
+    for found in ranks.gather(damaged):
+        if found:
+            raise TrainingError(
+                f"{folder / found[0]} was damaged after it was written: expected the SHA-256 in latest.json beside "
+                "its folder, got another."
+            )
+
+
+def _load_shards(folder: Path, names: list[str], parts: Parts) -> dict[str, Tensor]:
+    """Fill ``parts``; returns the random states ``names``."""
+    kinds = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        kinds["cuda"] = torch.cuda.get_rng_state()
+    blank = {name: torch.empty_like(kinds[kind]) for name in names if (kind := name.split(".")[1]) in kinds}
+    extra = {"ema": parts.ema, "rng": blank}
+    parallel.load_shards(folder, *parts.models["model"], extra)
+    return extra["rng"]
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> str:
+    parts = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            nested = _differences(a, b, f"{prefix}{key}.")
+            parts += [nested] if nested else []
+        elif a != b:
+            parts.append(f"{prefix}{key}: {a} there, {b} asked for")
+    return ", ".join(parts)
