@@ -11,6 +11,7 @@ import sys
 import torch
 from conftest import tokenizer_config, var_config, wake
 from test_train import TINY, blobs
+from test_validation import heldout
 
 from minivar import distributed, presets, training
 from minivar.models import VAR
@@ -40,7 +41,7 @@ def main(out: str, strategy: str, *settings: str) -> None:
     with distributed.join_ranks("cpu", strategy) as ranks:
         torch.manual_seed(0)
         model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
-        task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs())
+        task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs(), validation=heldout(20))
         training.fit(task, config, out, progress=False, ranks=ranks)
 
 

@@ -23,7 +23,7 @@ def test_bytes_and_floats_are_inverse():
     assert data.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
-@pytest.mark.parametrize(("split", "size"), [("train", 8000), ("heldout", 2000)])
+@pytest.mark.parametrize(("split", "size"), [("train", 7200), ("validation", 800), ("heldout", 2000)])
 def test_embedded_digits(split, size):
     digits = data.load("digits", split)
     assert len(digits) == len(digits.labels) == size
@@ -57,9 +57,24 @@ def test_views_follow_the_originals_and_differ_a_little():
     assert torch.equal(data.jittered(digits, 3).images, views.images)
 
 
+def test_splits_of_the_digits_share_nothing_and_are_all_of_them():
+    parts = [data.load("digits", split).images for split in data.SPLITS]
+    assert len({image.numpy().tobytes() for part in parts for image in part}) == 10_000
+    assert torch.bincount(data.load("digits", "validation").labels).tolist() == [80] * 10
+
+
+def test_a_preset_is_validated_on_images_as_they_are():
+    validation = presets.validation_set(presets.get("digits"))
+    assert torch.equal(validation.images, data.load("digits", "validation").images)
+    named = presets.validation_set(presets.get("emoji"))
+    assert len(named.class_names) == 223
+    assert len(named) == 3 * len(data.load("emoji", "validation"))
+    assert presets.validation_set(presets.get("folder-smoke")) is None
+
+
 def test_a_preset_gets_as_many_views_as_it_asks_for():
-    assert len(presets.training_set(presets.get("digits-smoke"))) == 8000
-    assert len(presets.training_set(presets.get("digits-smoke", {"views": 2}))) == 16000
+    assert len(presets.training_set(presets.get("digits-smoke"))) == 7200
+    assert len(presets.training_set(presets.get("digits-smoke", {"views": 2}))) == 14400
 
 
 def test_views_of_a_folder_are_refused(tmp_path):
@@ -100,7 +115,7 @@ def test_unknown_names_are_refused():
         data.load("mnist")
     with pytest.raises(DataError, match="The dataset 'digits' takes no options; got crop, seed"):
         data.load("digits", crop="ten", seed=1)
-    with pytest.raises(DataError, match="Unknown split 'test': expected 'train' or 'heldout'"):
+    with pytest.raises(DataError, match="Unknown split 'test': expected one of train, validation, heldout"):
         data.load("digits", "test")
     with pytest.raises(DataError, match="'cifar10' is not embedded: expected the folder that holds it, got none"):
         data.load("cifar10")

@@ -124,6 +124,15 @@ def test_no_image_occurs_twice(emoji):
     assert len({image.tobytes() for image in emoji["images"]}) == 7509
 
 
+def test_validation_emoji_show_other_things_than_training_emoji(splits):
+    train, validation = splits[0], data.load("emoji", "validation")
+    for key in ("name", "unified"):
+        assert not set(train.extra[key].values.tolist()) & set(validation.extra[key].values.tolist())
+    shares = torch.bincount(validation.labels, minlength=9) / torch.bincount(train.labels, minlength=9)
+    assert shares.min() > 0.05
+    assert shares.max() < 0.2
+
+
 @pytest.mark.parametrize("key", ["base", "short_name", "unified"])
 def test_no_emoji_is_on_both_sides(emoji, key):
     heldout = emoji["heldout"]
@@ -247,8 +256,9 @@ def test_the_cards_picture_is_small():
 
 def test_splits_are_given_out_as_datasets(splits):
     train, heldout = splits
-    assert (len(train), len(heldout)) == (6789, 720)
-    for images in splits:
+    validation = data.load("emoji", "validation")
+    assert (len(train), len(validation), len(heldout)) == (6013, 776, 720)
+    for images in (*splits, validation):
         assert images.image_shape == (3, 32, 32)
         assert images.class_names == tuple(GROUPS)
         assert images.labels.dtype == torch.int64
@@ -366,5 +376,5 @@ def test_a_missing_file_is_named(monkeypatch, tmp_path):
     ) as caught:
         data.load("emoji")
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="Unknown split 'test': expected 'train' or 'heldout'"):
+    with pytest.raises(DataError, match="Unknown split 'test': expected one of train, validation, heldout"):
         data.load("emoji", "test")

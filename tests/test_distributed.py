@@ -30,6 +30,10 @@ def losses(out: Path) -> list[float]:
     return [entry["loss"] for entry in log_of(out)]
 
 
+def heldout_losses(out: Path) -> list[float]:
+    return [entry["validation_loss"] for entry in log_of(out) if "validation_loss" in entry]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     """A run of one process."""
@@ -43,6 +47,8 @@ def test_two_ranks_do_what_one_does(alone, tmp_path, strategy):
     assert launch(tmp_path, 2, strategy) == 0
     assert len(losses(alone)) == 6
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-5)
+    assert len(heldout_losses(alone)) == 3
+    assert heldout_losses(tmp_path) == pytest.approx(heldout_losses(alone), rel=1e-5)
     assert (tmp_path / "var.png").is_file() == (strategy == "ddp")  # shards draw no pictures
     models = [checkpoints.load(out / "var.safetensors", "VAR")[0].state_dict() for out in (alone, tmp_path)]
     for key, value in models[0].items():
@@ -75,12 +81,16 @@ def test_two_ranks_begin_and_others_go_on(alone, tmp_path, strategy, ranks):
     assert (out / "metrics.jsonl").read_bytes() == finished
 
 
-def test_averaged_weights_are_the_same_sharded_or_not(tmp_path):
-    weights = []
+def test_averaged_and_best_weights_are_the_same_sharded_or_not(tmp_path):
+    weights, best = [], []
     for name, ranks in (("one", 0), ("two", 2)):
-        assert launch(tmp_path / name, ranks, "fsdp", ema=0.8) == 0
+        assert launch(tmp_path / name, ranks, "fsdp", ema=0.8, keep_best="true") == 0
+        kept, header = checkpoints.load(tmp_path / name / "var.best.safetensors", "VAR")
+        assert header["trained"]["validation_loss"] == min(heldout_losses(tmp_path / name))
+        best.append(kept.state_dict())
         model, header = checkpoints.load(tmp_path / name / "var.safetensors", "VAR")
         assert header["trained"]["ema"] == 0.8
         weights.append(model.state_dict())
-    for key, value in weights[0].items():
-        torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-5)
+    for one, other in (weights, best):
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-5)

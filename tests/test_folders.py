@@ -128,7 +128,9 @@ def test_a_folder_with_training_images_alone_has_no_heldout_ones(tmp_path):
     (tmp_path / "train" / "x").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "train" / "x" / "0.png")
     assert len(data.load("folder", "train", tmp_path, size=8)) == 1
-    with pytest.raises(DataError, match="expected heldout or val"):
+    with pytest.raises(
+        DataError, match="has no heldout images: expected a folder heldout or val beside the folder train"
+    ):
         data.load("folder", "heldout", tmp_path, size=8)
 
 
@@ -575,8 +577,10 @@ def test_the_loop_announces_each_batch_once_and_none_beyond_the_end(scenes, tmp_
 
 def test_pictures_that_a_task_does_not_look_at_are_not_decoded_over_and_over(scenes, tmp_path, monkeypatch):
     class TokensOnly(training.VARTask):
-        def tokens(self, index):
-            return torch.zeros(len(index), 21, dtype=torch.int64), torch.zeros(len(index), dtype=torch.int64)
+        def loss(self, index, device):
+            tokens = torch.zeros(len(index), 21, dtype=torch.int64)
+            losses, stats = self.predict(self.run, tokens, torch.zeros(len(index), dtype=torch.int64))
+            return losses.mean(), stats
 
         def pictures(self, device):
             return torch.zeros(1, 1, 1, 16, 16)

@@ -26,12 +26,12 @@ def task_of(loss: LossConfig = GAN) -> TokenizerTask:
 
 def test_the_discriminator_learns_from_its_start_on(tmp_path):
     task = task_of()
-    before = {key: value.clone() for key, value in task.opponent.state_dict().items()}
+    before = {key: value.clone() for key, value in task.discriminator.state_dict().items()}
     moved_at = []
     original = task.after_step
 
     def watch(step):
-        now = task.opponent.state_dict()
+        now = task.discriminator.state_dict()
         moved_at.append(any(not torch.equal(now[key], value) for key, value in before.items()))
         original(step)
 
@@ -78,7 +78,7 @@ def test_another_loss_is_another_run(tmp_path):
 
 def test_pixels_alone_need_no_discriminator(tmp_path):
     task = task_of(PIXEL_LOSS)
-    assert task.opponent is None
+    assert task.discriminator is None
     training.fit(task, TINY, tmp_path, progress=False)
     assert "gan_weight" not in log_of(tmp_path)[-1]
 
@@ -119,11 +119,11 @@ def test_on_emoji_both_losses_reach_what_they_should():
     assert 0 < stats["gan_weight"] < 1e4
     loss.backward()
     assert reached(task.model)
-    assert all(parameter.grad is None for parameter in task.opponent.parameters())
+    assert all(parameter.grad is None for parameter in task.discriminator.parameters())
     task.model.zero_grad(set_to_none=True)
-    judged, _ = task.opponent_loss(task.opponent)
+    judged, _ = task.discriminator_loss(task.discriminator)
     judged.backward()
-    assert reached(task.opponent)
+    assert reached(task.discriminator)
     assert all(parameter.grad is None for parameter in task.model.parameters())
 
 

@@ -22,8 +22,8 @@ from minivar import models, presets
 from minivar.analysis import complexity
 from minivar.models import GPTConfig
 from minivar.scales import VAR_512
+from minivar.training.batches import total_steps
 from minivar.training.recompute import recompute as recompute_activations
-from minivar.training.schedules import total_steps
 
 IMAGENET = 1_281_167  # training images
 PEAK = {"a100": 312e12, "h100": 989e12}  # FLOP/s, bfloat16, dense; vendor's data sheets

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minivar import checkpoints, data, presets
 from minivar.cli.shared import SHIPPED
+from minivar.data import SPLITS
 from minivar.distributed import join_ranks
 from minivar.tokenizer import VQVAE, TokenCache, write_cache
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--preset", help="whose images to take (default: the preset that the tokenizer is from)")
     what.add_argument("--dataset", help="take digits, emoji, fashion-mnist, cifar10, folder or shards instead")
     parser.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
-    parser.add_argument("--split", choices=("train", "heldout"), default="train", help="default: train")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
     crops = "of folders and shards: how a square is cut out (default: random for train, which needs --views)"
     parser.add_argument("--crop", choices=("center", "random", "ten"), help=crops)
     parser.add_argument("--views", type=int, help="random crops of each image; training takes them in turn")

@@ -16,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     cached = "train the transformer on the tokens that minivar tokenize wrote there; the tokenizer is not trained"
     source.add_argument("--tokens", metavar="DIR", help=cached)
+    heldout = "what minivar tokenize --split validation wrote, for the held-out loss (default: from the images)"
+    parser.add_argument("--validation-tokens", metavar="DIR", help=heldout)
     parser.add_argument("--no-verify", action="store_true", help="do not compare the checksums of --tokens")
     taken = "folder with the tokenizer.safetensors to use as it is (default with --tokens: the folder --out)"
     parser.add_argument("--tokenizer", metavar="DIR", help=taken)
@@ -41,15 +43,18 @@ def run(args: argparse.Namespace) -> None:
             images = TokenCache(args.tokens, verify=not args.no_verify, ranks=ranks)
         else:
             images = presets.training_set(preset, args.data)
+        validation = presets.validation_set(preset, args.data)
+        if args.validation_tokens:
+            validation = TokenCache(args.validation_tokens, verify=not args.no_verify, ranks=ranks)
         if args.tokens or args.tokenizer:
             tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks)
         else:
             training.check_run(preset, images, args.stage, ranks)
-            weights = args.backbone_weights and Path(args.backbone_weights)
-            tokenizer = training.train_tokenizer(
-                preset, images, out, progress=ranks.leads, ranks=ranks, backbone_weights=weights
-            )
+            options = {"backbone_weights": args.backbone_weights and Path(args.backbone_weights)}
+            options |= {"progress": ranks.leads, "ranks": ranks, "validation": validation}
+            tokenizer = training.train_tokenizer(preset, images, out, **options)
         if args.stage == "all":
-            training.train_model(preset, tokenizer, images, out, progress=ranks.leads, ranks=ranks)
+            options = {"progress": ranks.leads, "ranks": ranks, "validation": validation}
+            training.train_model(preset, tokenizer, images, out, **options)
         if ranks.leads:
             print(f"Checkpoints and metrics.jsonl are in {out}.")

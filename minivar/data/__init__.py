@@ -5,10 +5,10 @@ answers the same few questions, those of ``base.Dataset``.
 """
 
 from minivar.data.arrays import ArraySet, Labels, to_float, to_uint8
-from minivar.data.base import DATA_ROOT, IMAGE_SUFFIXES, DataError, Dataset, ImageSet, view_of
+from minivar.data.base import DATA_ROOT, IMAGE_SUFFIXES, SPLITS, DataError, Dataset, ImageSet, view_of
 from minivar.data.embedded import load_digits, load_emoji
 from minivar.data.folders import FolderSet
-from minivar.data.loading import load
+from minivar.data.loading import find_split, load
 from minivar.data.pictures import central_square
 from minivar.data.shards import ShardSet, write_shards
 from minivar.data.views import balanced, emoji_views, jitter, jittered
@@ -16,6 +16,7 @@ from minivar.data.views import balanced, emoji_views, jitter, jittered
 __all__ = [
     "DATA_ROOT",
     "IMAGE_SUFFIXES",
+    "SPLITS",
     "ArraySet",
     "DataError",
     "Dataset",
@@ -26,6 +27,7 @@ __all__ = [
     "balanced",
     "central_square",
     "emoji_views",
+    "find_split",
     "jitter",
     "jittered",
     "load",

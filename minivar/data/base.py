@@ -11,6 +11,9 @@ DATA_ROOT = Path(__file__).resolve().parents[2] / "data"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
+SPLITS = ("train", "validation", "heldout")  # to learn from, to choose by, to report on
+
+
 class DataError(ValueError):
     """Data that is missing, unreadable or not what was asked for."""
 

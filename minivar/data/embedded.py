@@ -1,5 +1,6 @@
 """What is embedded in the repository, ``data/*.npz``, and torchvision's small sets in the same form."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +10,53 @@ from minivar.data.arrays import ArraySet, Labels
 from minivar.data.base import DATA_ROOT, DataError
 
 
+def some_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
+    """Boolean (N,): ``count`` images of each class, evenly spread over the order of ``labels`` (N,)."""
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        chosen[of_class[np.arange(count) * len(of_class) // count]] = True
+    return chosen
+
+
 def load_digits(split: str) -> ArraySet:
-    """The embedded digits (``data/DIGITS.md``): split "train" (8,000) or "heldout" (2,000), 1 x 28 x 28."""
+    """The embedded digits (``data/DIGITS.md``), 1 x 28 x 28.
+
+    "train" (7,200) to learn from, "validation" (800) to choose settings by, "heldout" (2,000) to report on.
+    """
     path = DATA_ROOT / "digits.npz"
     if not path.is_file():
         raise DataError(f"No embedded digits at {path}: expected the file that data/build_digits.py writes.")
     with np.load(path) as arrays:
         images, labels, heldout = arrays["images"], arrays["labels"], arrays["heldout"]
-    chosen = heldout if split == "heldout" else ~heldout
+    rest = np.flatnonzero(~heldout)
+    validation = some_of_each_class(labels[rest], 80)
+    chosen = {"train": rest[~validation], "validation": rest[validation], "heldout": np.flatnonzero(heldout)}[split]
     return ArraySet(images[chosen][:, None], labels[chosen], [str(d) for d in range(10)])
 
 
-def load_emoji(split: str) -> ArraySet:
-    """The embedded emoji (``data/EMOJI.md``): split "train" (6,789) or "heldout" (720), 3 x 32 x 32, on white.
+def is_for_validation(base: str) -> bool:
+    """Whether an emoji that is not held out is for validation: one base emoji in ten, by a hash of its own."""
+    return int(hashlib.sha256(f"validation {base}".encode()).hexdigest(), 16) % 10 == 0
 
-    The labels are the nine groups. ``extra`` holds four more: "subgroup" (98), "style" (noto, twemoji), "name" (the
-    emoji's short name, without skin tone) and "unified" (its code points, with skin tone). Both splits number them
-    alike. The order is a fixed permutation, so the first images of a split are a random sample of it.
+
+def load_emoji(split: str) -> ArraySet:
+    """The embedded emoji (``data/EMOJI.md``), 3 x 32 x 32, on white.
+
+    "train" to learn from, "validation" to choose settings by, "heldout" (720) to report on: what shows the same thing
+    (``base`` in the card) is in one of them, in all styles and skin tones. The labels are the nine groups. ``extra``
+    holds four more: "subgroup" (98), "style" (noto, twemoji), "name" (the emoji's short name, without skin tone) and
+    "unified" (its code points, with skin tone). All splits number them alike. The order is a fixed permutation, so
+    the first images of a split are a random sample of it.
     """
     path = DATA_ROOT / "emoji.npz"
     if not path.is_file():
         raise DataError(f"No embedded emoji at {path}: expected the file that data/build_emoji.py writes.")
     with np.load(path) as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    chosen = np.flatnonzero(found["heldout"] == (split == "heldout"))
+    validation = np.array([is_for_validation(base) for base in found["base"].tolist()]) & ~found["heldout"]
+    masks = {"heldout": found["heldout"], "validation": validation, "train": ~found["heldout"] & ~validation}
+    chosen = np.flatnonzero(masks[split])
     chosen = np.random.RandomState(0).permutation(chosen)
 
     def labels(values: np.ndarray, names: np.ndarray) -> Labels:
@@ -50,11 +74,14 @@ def load_emoji(split: str) -> ArraySet:
 
 
 def load_torchvision(name: str, split: str, root: Path) -> ArraySet:
-    """FashionMNIST (1 x 28 x 28) or CIFAR10 (3 x 32 x 32), as torchvision stored them under ``root``."""
+    """FashionMNIST (1 x 28 x 28) or CIFAR10 (3 x 32 x 32), as torchvision stored them under ``root``.
+
+    "heldout" is their test set; a tenth of the others, as many of each class, is for validation.
+    """
     from torchvision import datasets
 
     try:
-        found = getattr(datasets, name)(root, train=split == "train", download=False)
+        found = getattr(datasets, name)(root, train=split != "heldout", download=False)
     except RuntimeError as error:
         raise DataError(
             f"{name} is not under {root}: download it first with "
@@ -62,4 +89,9 @@ def load_torchvision(name: str, split: str, root: Path) -> ArraySet:
         ) from error
     images = np.asarray(found.data)
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return ArraySet(images, np.asarray(found.targets), found.classes)
+    labels = np.asarray(found.targets)
+    if split != "heldout":
+        tenth = len(labels) // len(found.classes) // 10
+        chosen = some_of_each_class(labels, tenth) == (split == "validation")
+        images, labels = images[chosen], labels[chosen]
+    return ArraySet(images, labels, found.classes)

@@ -3,19 +3,25 @@
 import os
 from pathlib import Path
 
-from minivar.data.base import DataError
+from minivar.data.base import SPLITS, DataError
 from minivar.data.embedded import load_digits, load_emoji, load_torchvision
 from minivar.data.folders import FolderSet, check_same_classes
 from minivar.data.shards import ShardSet
 
+# The folders of a split, the first that is there.
+FOLDERS = {"train": ("train",), "validation": ("validation", "val", "heldout"), "heldout": ("heldout", "val")}
 
-def _part(root: Path, split: str) -> Path:
-    """The folder of a split: ``train``, ``heldout`` or ``val`` below ``root``, or else ``root``."""
-    names = ("train",) if split == "train" else ("heldout", "val")
-    found = [root / name for name in names if (root / name).is_dir()]
-    if split == "heldout" and not found and (root / "train").is_dir():
-        raise DataError(f"{root} has a folder train but no held-out images: expected heldout or val beside it.")
-    return found[0] if found else root
+
+def find_split(root: Path, split: str) -> Path | None:
+    """The folder of a split below ``root``, None where there is none.
+
+    A ``root`` without a folder ``train`` is all there is: to train on and to look at, but not for validation.
+    ``val`` serves as validation and as held-out set where there is nothing else, as in ImageNet.
+    """
+    found = [root / name for name in FOLDERS[split] if (root / name).is_dir()]
+    if not found and split != "validation" and not (root / "train").is_dir():
+        return root
+    return found[0] if found else None
 
 
 def load(
@@ -23,14 +29,15 @@ def load(
 ):
     """The dataset ``name``: "digits", "emoji", "fashion-mnist", "cifar10", "folder" or "shards".
 
-    ``split`` is "train" or "heldout". ``root`` is where the last four lie; "folder" may hold ``train/`` and
-    ``heldout/`` (or ``val/``), each with one sub-folder a class, the same in both; "shards" likewise, each with tar
-    files, or ``root`` is a pattern of addresses. These two are read at ``size`` x ``size`` with ``channels``, cropped
-    at random for training and at the centre else, and take the ``options`` of ``folders.PictureSet`` (and
-    ``shards.ShardSet``). Raises ``DataError``, a ``ValueError``, with what is wrong.
+    ``split`` is "train" to learn from, "validation" to choose settings by, or "heldout" to report on. ``root`` is
+    where the last four lie; "folder" may hold ``train/``, ``validation/`` and ``heldout/`` (or ``val/``), each with
+    one sub-folder a class, the same in all; "shards" likewise, each with tar files, or ``root`` is a pattern of
+    addresses. These two are read at ``size`` x ``size`` with ``channels``, cropped at random for training and at the
+    centre else, and take the ``options`` of ``pictures.PictureSet`` (and ``shards.ShardSet``). Raises ``DataError``,
+    a ``ValueError``, with what is wrong.
     """
-    if split not in ("train", "heldout"):
-        raise DataError(f"Unknown split {split!r}: expected 'train' or 'heldout'.")
+    if split not in SPLITS:
+        raise DataError(f"Unknown split {split!r}: expected one of {', '.join(SPLITS)}.")
     if options and name not in ("folder", "shards"):
         raise DataError(f"The dataset {name!r} takes no options; got {', '.join(options)}.")
     if name in ("digits", "emoji"):
@@ -43,10 +50,14 @@ def load(
     if name in ("fashion-mnist", "cifar10"):
         return load_torchvision({"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name], split, Path(root))
     options = {"crop": "random" if split == "train" else "center", **options}
+    local = name == "folder" or os.path.isdir(root)
+    where = find_split(Path(root), split) if local else root
+    if where is None:
+        names = " or ".join(FOLDERS[split])
+        raise DataError(f"{root} has no {split} images: expected a folder {names} beside the folder train.")
     if name == "shards":
-        return ShardSet(_part(Path(root), split) if os.path.isdir(root) else root, size, channels, **options)
-    train, *others = (Path(root) / part for part in ("train", "heldout", "val"))
-    for other in others:
-        if train.is_dir() and other.is_dir():
-            check_same_classes(train, other)
-    return FolderSet(_part(Path(root), split), size, channels, **options)
+        return ShardSet(where, size, channels, **options)
+    for other in ("validation", "val", "heldout"):
+        if (Path(root) / "train").is_dir() and (Path(root) / other).is_dir():
+            check_same_classes(Path(root) / "train", Path(root) / other)
+    return FolderSet(where, size, channels, **options)

@@ -38,7 +38,7 @@ from minivar.presets.digits import digits
 from minivar.presets.duel import duels
 from minivar.presets.emoji import emoji
 from minivar.presets.folder import folder_smoke
-from minivar.presets.images import training_set
+from minivar.presets.images import training_set, validation_set
 from minivar.presets.llamagen import SIZES, llamagen
 from minivar.presets.overrides import parse_value, replace_field
 from minivar.presets.var import PUBLISHED, published
@@ -54,13 +54,14 @@ __all__ = [
     "get",
     "parse_value",
     "training_set",
+    "validation_set",
 ]
 
 PRESETS: dict[str, Preset] = {
-    "digits-smoke": digits("digits-smoke", 3, 3),  # epochs of 8,000 images
-    "digits": digits("digits", 3, 5, views=4),  # epochs of 32,000
-    "digits-long": digits("digits-long", 2, 5, views=16),  # epochs of 128,000
-    "emoji": emoji("emoji", 2, 8),
+    "digits-smoke": digits("digits-smoke", 375, 375),  # steps of the tokenizer, of the transformer
+    "digits": digits("digits", 1500, 2500, views=4),
+    "digits-long": digits("digits-long", 4000, 10_000, views=16),
+    "emoji": emoji("emoji", 3394, 27_152),
     "folder-smoke": folder_smoke(),
     **duels(),
     **{name: published(name) for name in PUBLISHED},

@@ -6,9 +6,13 @@ from minivar.scales import ScaleSchedule
 from minivar.tokenizer import NetConfig, TokenizerConfig
 from minivar.training.config import Preset, TrainConfig
 
+IMAGES = 7_200  # of the training split
+BATCH = 64
 
-def digits(name: str, tokenizer_epochs: float, var_epochs: float, views: int = 1) -> Preset:
-    """The digits runs differ in how long they train, and on how many views of each image."""
+
+def digits(name: str, tokenizer_steps: int, var_steps: int, views: int = 1) -> Preset:
+    """The digits runs differ in how many steps they train, and on how many views of each image."""
+    steps_an_epoch = IMAGES * views // BATCH
     schedule = ScaleSchedule((1, 2, 3, 4))
     nets = NetConfig(
         image_channels=1,
@@ -21,14 +25,14 @@ def digits(name: str, tokenizer_epochs: float, var_epochs: float, views: int = 1
     )
     tokenizer = TokenizerConfig(image_size=28, nets=nets, codebook_size=512, code_dim=16, schedule=schedule)
     var = VARConfig.from_depth(3, num_classes=10, codebook_size=512, code_dim=16, schedule=schedule, gamma_init=0.1)
-    often = {"batch_size": 64, "base_lr": 8e-3, "final_lr_ratio": 0.01, "log_every": 25, "checkpoint_every": 250}
+    often = {"batch_size": BATCH, "base_lr": 8e-3, "final_lr_ratio": 0.01, "log_every": 25, "checkpoint_every": 250}
     return Preset(
         name=name,
         dataset="digits",
         views=views,
         tokenizer=tokenizer,
-        tokenizer_train=TrainConfig(epochs=tokenizer_epochs, weight_decay=0.0, clip=1.0, **often),
+        tokenizer_train=TrainConfig(epochs=tokenizer_steps / steps_an_epoch, weight_decay=0.0, clip=1.0, **often),
         model=var,
-        model_train=TrainConfig(epochs=var_epochs, **often),
+        model_train=TrainConfig(epochs=var_steps / steps_an_epoch, **often),
         sampling=SamplingConfig(cfg=1.0, top_k=0, top_p=0.0),
     )

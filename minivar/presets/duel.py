@@ -1,6 +1,7 @@
 """The head-to-head of chapter 08."""
 
 from minivar.models import GPTConfig, VARConfig
+from minivar.presets.digits import BATCH, IMAGES
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import NetConfig, TokenizerConfig
@@ -11,7 +12,13 @@ def _duel(name: str, model: VARConfig | GPTConfig, **tokenizer_differs) -> Prese
     """One side of the head-to-head on digits (chapter 08): the same nets, images and optimiser for each."""
     nets = NetConfig(1, base_channels=16, multipliers=(2, 4), res_blocks=1, attention=False, groups=8, patch=2)
     common = {"image_size": 28, "nets": nets, "codebook_size": 512, "z_channels": 16}
-    often = {"epochs": 3, "batch_size": 64, "base_lr": 8e-3, "final_lr_ratio": 0.01, "log_every": 25}
+    often = {
+        "epochs": 1500 / (IMAGES * 4 // BATCH),
+        "batch_size": BATCH,
+        "base_lr": 8e-3,
+        "final_lr_ratio": 0.01,
+        "log_every": 25,
+    }
     return Preset(
         name=name,
         dataset="digits",

@@ -1,15 +1,14 @@
-"""The images that a preset trains on."""
+"""The images that a preset trains on, and those that say when it has learnt enough."""
 
 from pathlib import Path
 
 from minivar import data
-from minivar.training.config import Preset
+from minivar.training import Preset
 
 
 def training_set(preset: Preset, root: Path | str | None = None) -> data.ImageSet:
     """The training images of a preset, with as many views of each as it asks for."""
-    channels, side = preset.tokenizer.nets.image_channels, preset.tokenizer.image_size[0]
-    images = data.load(preset.dataset, "train", root, side, channels)
+    images = _load(preset, "train", root)
     if preset.views == 1:
         return images
     if not isinstance(images, data.ArraySet):
@@ -17,3 +16,19 @@ def training_set(preset: Preset, root: Path | str | None = None) -> data.ImageSe
             f"Views are for datasets held in memory; got views={preset.views} for {preset.dataset!r}."
         )
     return (data.emoji_views if preset.dataset == "emoji" else data.jittered)(images, preset.views)
+
+
+def validation_set(preset: Preset, root: Path | str | None = None) -> data.ImageSet | None:
+    """The images that choices are made on, as they are; None where a folder or a list of shards has no such part.
+
+    Emoji are called by three kinds of name in turn, as in training, hence three views of them.
+    """
+    if preset.dataset in ("folder", "shards") and (root is None or data.find_split(Path(root), "validation") is None):
+        return None
+    images = _load(preset, "validation", root)
+    return data.emoji_views(images, 3) if preset.dataset == "emoji" and preset.views > 1 else images
+
+
+def _load(preset: Preset, split: str, root: Path | str | None) -> data.ImageSet:
+    channels, side = preset.tokenizer.nets.image_channels, preset.tokenizer.image_size[0]
+    return data.load(preset.dataset, split, root, side, channels)

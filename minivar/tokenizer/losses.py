@@ -264,6 +264,15 @@ class TokenizerLoss(nn.Module):
             return 0.0
         return min(1.0, (step - self.start + 1) / self.warmup)
 
+    def reconstruction_loss(self, images: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pixel and perceptual terms alone, with their parts by name: what held-out images are compared in."""
+        config = self.config
+        rebuilt, stats = pixel_loss(images, reconstruction, config.l1, config.l2)
+        if self.perceptual is not None:
+            stats["perceptual"] = self.perceptual(images, reconstruction)
+            rebuilt = rebuilt + config.perceptual * stats["perceptual"]
+        return rebuilt, stats
+
     def forward(
         self,
         images: Tensor,
@@ -282,10 +291,7 @@ class TokenizerLoss(nn.Module):
         """
         config = self.config
         images, reconstruction = images.float(), reconstruction.float()
-        rebuilt, stats = pixel_loss(images, reconstruction, config.l1, config.l2)
-        if self.perceptual is not None:
-            stats["perceptual"] = self.perceptual(images, reconstruction)
-            rebuilt = rebuilt + config.perceptual * stats["perceptual"]
+        rebuilt, stats = self.reconstruction_loss(images, reconstruction)
         stats["quantizer_loss"] = quantizer_loss
         loss = rebuilt + quantizer_loss
         if config.entropy:

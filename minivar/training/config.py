@@ -34,6 +34,9 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 50  # steps
     checkpoint_every: int = 500  # steps, a multiple of log_every
+    validate_every: int | None = None  # steps, a multiple of log_every; None: at every checkpoint
+    validate_images: int = 10_000  # held-out images for that, at most, and always the same
+    keep_best: bool = False  # the weights with the lowest held-out loss too, beside the last
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ def hold_gradients(wrapped: nn.Module, last: bool):
     return nullcontext()
 
 
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP has spread over the ranks, gathered; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, dist.tensor.DTensor) else tensor
+
+
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, gathered onto the CPU of rank 0 (empty elsewhere) where the model is sharded."""
     if not is_sharded(model):

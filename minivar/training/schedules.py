@@ -1,13 +1,11 @@
-"""What changes from step to step: learning rate, weight decay, and which images a batch holds."""
+"""What changes from step to step: learning rate and weight decay."""
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from minivar.training.config import TrainConfig, TrainingError
+from minivar.training.config import TrainConfig
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -43,21 +41,8 @@ def parameter_groups(model: nn.Module) -> list[dict]:
     return [{"params": decay, "decays": True}, {"params": plain, "decays": False}]
 
 
-@functools.lru_cache(maxsize=2)
-def epoch_order(epoch: int, size: int, seed: int, order: Callable = torch.randperm) -> Tensor:
-    """A permutation that depends on seed and epoch alone, so that any step can be found."""
-    return order(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-
-
-def batch_indices(step: int, size: int, config: TrainConfig, order: Callable = torch.randperm) -> Tensor:
-    """The images of a step; ``order`` is the data's own where it cannot be read in any order, as from shards."""
-    epoch, position = divmod(step, size // config.batch_size)
-    images = epoch_order(epoch, size, config.seed, order)
-    return images[position * config.batch_size : (position + 1) * config.batch_size]
-
-
-def total_steps(size: int, config: TrainConfig) -> int:
-    """Steps of the whole run; the last, incomplete batch of an epoch is dropped."""
-    if size < config.batch_size:
-        raise TrainingError(f"The dataset has {size} images, fewer than one batch of {config.batch_size}.")
-    return max(1, round(config.epochs * (size // config.batch_size)))
+def apply_schedules(step: int, steps: int, config: TrainConfig, *optimizers: torch.optim.Optimizer) -> None:
+    """Set learning rate and weight decay of all ``parameter_groups`` for a step."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = learning_rate(step, steps, config)
+        group["weight_decay"] = weight_decay(step, steps, config) if group["decays"] else 0.0

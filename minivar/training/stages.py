@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from minivar import checkpoints
-from minivar.data import Dataset
+from minivar.data import Dataset, ImageSet
 from minivar.distributed import Ranks
 from minivar.files import weights_fingerprint, write_atomically
 from minivar.models import GPT, VAR, build
 from minivar.tokenizer import VQVAE, TokenCache
+from minivar.training.batches import total_steps
 from minivar.training.config import Preset
 from minivar.training.loop import check_config, fit
-from minivar.training.schedules import total_steps
 from minivar.training.tasks import GPTTask, TokenizerTask, VARTask
 
 
@@ -26,15 +26,19 @@ def train_tokenizer(
     progress: bool = True,
     ranks: Ranks | None = None,
     backbone_weights: Path | None = None,
+    validation: ImageSet | None = None,
 ) -> VQVAE:
     """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``.
 
-    ``backbone_weights``: a file with the weights of VGG-16, for presets whose loss has a perceptual term.
+    ``validation``: held-out images, whose loss is logged (``presets.validation_set``). ``backbone_weights``: a file
+    with the weights of VGG-16, for presets whose loss has a perceptual term.
     """
     torch.manual_seed(preset.tokenizer_train.seed)
     model = VQVAE(preset.tokenizer).to(ranks.device if ranks else device)
     steps = total_steps(len(data), preset.tokenizer_train)
-    task = TokenizerTask(model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights)
+    task = TokenizerTask(
+        model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights, validation=validation
+    )
     fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, ranks)
     return model
 
@@ -47,12 +51,16 @@ def train_model(
     device="cpu",
     progress: bool = True,
     ranks: Ranks | None = None,
+    validation: Dataset | None = None,
 ) -> VAR | GPT:
-    """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``."""
+    """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``.
+
+    ``validation``: held-out images or a cache of their tokens, whose loss is logged.
+    """
     device = ranks.device if ranks else device
     torch.manual_seed(preset.model_train.seed)
     model = build(preset.model).to(device)
-    task = (GPTTask if isinstance(model, GPT) else VARTask)(model, tokenizer, data, device)
+    task = (GPTTask if isinstance(model, GPT) else VARTask)(model, tokenizer, data, device, validation)
     header = {"preset": preset.name, "sampling": dataclasses.asdict(preset.sampling)}
     task.sampling = header["sampling"]
     fit(task, preset.model_train, out, header, progress, ranks)

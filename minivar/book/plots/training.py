@@ -7,7 +7,11 @@ from minivar.book.plots.base import COLOURS, scale_colour
 
 
 def training_curves(entries: list[dict], title: str) -> Figure:
-    """Both phases of a run from its ``metrics.jsonl``: reconstruction and usage above, losses and accuracy below."""
+    """Both phases of a run from its ``metrics.jsonl``: reconstruction and usage above, losses and accuracy below.
+
+    Where the run looked at held-out images, their curve is dashed: where it leaves the other, learning by heart
+    begins.
+    """
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.4))
     tokenizer = [e for e in entries if e["phase"] == "tokenizer"]
     transformer = [e for e in entries if e["phase"] in ("var", "gpt")]
@@ -30,9 +34,13 @@ def training_curves(entries: list[dict], title: str) -> Figure:
                 label=f"{unit} {k + 1}",
             )
         if total and rows:
-            ax.plot(
-                steps, [e[total] for e in rows], color="black", lw=1.8, label="pixels" if total == "mse" else "all"
-            )
+            name_of_all = "pixels" if total == "mse" else "all"
+            ax.plot(steps, [e[total] for e in rows], color="black", lw=1.8, label=name_of_all)
+        judged = [e for e in rows if f"validation_{total}" in e]
+        if judged:
+            heldout = [e[f"validation_{total}"] for e in judged]
+            style = {"color": "black", "lw": 1.2, "ls": "--", "marker": "o", "ms": 3}
+            ax.plot([e["step"] for e in judged], heldout, label=f"{name_of_all}, held out", **style)
         ax.set(xlabel="step", ylabel=label)
         ax.set_title(name, fontsize=10)
         ax.grid(alpha=0.3)
