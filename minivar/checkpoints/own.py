@@ -20,12 +20,10 @@ def save(model: nn.Module, path: Path, state: State | None = None, **extra: obje
 
     ``state`` are other weights of the same model: averaged ones, or gathered from several processes.
     """
-    metadata = {
-        "format": "minivar-1",
-        "kind": type(model).__name__,
-        "config": dataclasses.asdict(model.config),
-        **extra,
-    }
+    # by isinstance, since FSDP gives a model that it shards a class of its own, below the model's
+    kind = next((name for name, (kind, _) in KINDS.items() if isinstance(model, kind)), type(model).__name__)
+    config = dataclasses.asdict(model.config)
+    metadata = {"format": "minivar-1", "kind": kind, "config": config, **extra}
     write_tensors(path, model.state_dict() if state is None else state, metadata)
 
 
