@@ -6,6 +6,8 @@ SHELL := /bin/sh
 
 RUN := runs/digits
 PY := .venv/bin/python
+# Processes that run tests side by side, one thread each.
+WORKERS := 2
 STAMP := .venv/.installed
 
 # Notebooks name the kernel `python3`: let that be .venv's, whatever else the machine has.
@@ -23,7 +25,7 @@ run: $(STAMP)  ## train the digits preset from notebooks/06_training.ipynb into 
 		-p preset digits -p out "$(CURDIR)/$(RUN)" -p progress True -p num_samples 2000 --cwd notebooks --progress-bar --log-output
 	@$(PY) -m minivar.cli report $(RUN)
 
-test: $(STAMP)  ## lint, check spelling, run the tests, then run every notebook
+test: $(STAMP)  ## lint, check spelling and imports, run the tests, then every notebook
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m codespell_lib
@@ -31,8 +33,10 @@ test: $(STAMP)  ## lint, check spelling, run the tests, then run every notebook
 		$(PY) -m jupytext --quiet --to py:percent --output - "$$nb" | $(PY) -m codespell_lib - \
 			|| { echo "The lines above are in $$nb."; exit 1; }; \
 	done
-	$(PY) -m pytest -q
-	$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	.venv/bin/lint-imports
+	$(PY) -m pytest -q -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	$(PY) -m jupyterlab notebooks
@@ -43,7 +47,7 @@ format: $(STAMP)  ## format the code and the notebooks and apply safe lint fixes
 
 clean:  ## remove caches and build leftovers; .venv and runs/ stay
 	rm -rf build *.egg-info .pytest_cache .ruff_cache
-	find minivar notebooks tests data \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	find minivar notebooks tests data experiments \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted install is done again by the next make. pip writes INSTALLER when a

@@ -63,15 +63,19 @@ def load_digit_classifier(path: Path | str = SHIPPED) -> tuple[DigitClassifier, 
     return checkpoints.load(Path(path), "DigitClassifier", KINDS)
 
 
-def judge_digits(classifier: DigitClassifier, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Scores of generated digits, images (N, 1, 28, 28) in [0, 1], against the held-out ones.
+def judge_digits(
+    classifier: DigitClassifier, images: Tensor, labels: Tensor, split: str = "heldout"
+) -> dict[str, float]:
+    """Scores of generated digits, images (N, 1, 28, 28) in [0, 1], against those of a split.
+
+    Choose by "validation" (800 digits), report on "heldout" (2,000); the names below say held-out for either.
 
     ``accuracy``: share recognised as their label. ``frechet``: distance to N held-out digits; ``frechet_real``: that
     of N training digits to the same ones, the noise floor; ``frechet_ratio``: the first over the second.
     ``precision`` and ``recall`` likewise, with ``recall_real`` of the training digits for scale. ``novelty``: median
     distance in pixels to the nearest training digit, over that of held-out digits; copies would bring it near 0.
     """
-    train, heldout = data.load_digits("train"), data.load_digits("heldout")
+    train, heldout = data.load_digits("train"), data.load_digits(split)
     count = min(len(images), len(heldout))
     pick = torch.Generator().manual_seed(0)
     chosen = [torch.randperm(len(digits), generator=pick)[:count] for digits in (train, heldout)]
