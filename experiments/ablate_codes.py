@@ -25,7 +25,7 @@ EUCLIDEAN = [(dim, 1024, False) for dim in (256, 8)]
 
 def main() -> None:
     base = presets.get("duel-llamagen")
-    images, heldout = data.load_digits("train"), data.load_digits("heldout").batch(slice(None))[0]
+    images, heldout = data.load("digits", "train+validation"), data.load("digits", "heldout").batch(slice(None))[0]
     rows = []
     for seed in (0, 1):
         for dim, size, l2_norm in DIMENSIONS + SIZES + EUCLIDEAN:

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     epochs = parser.parse_args().epochs
     torch.manual_seed(0)
-    train, heldout = data.load_digits("train"), data.load_digits("heldout")
+    train, heldout = data.load("digits", "train+validation"), data.load("digits", "heldout")
     model = evaluation.DigitClassifier(evaluation.ClassifierConfig())
     batch, steps = 128, epochs * (len(train) // 128)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)

@@ -51,7 +51,7 @@ def labelled_rows(images: torch.Tensor, names: Sequence[str], rows_each: int, pa
 
 def emoji(columns: int = 18) -> None:
     """Some emoji of each group, Noto's drawing above Twemoji's."""
-    found = data.load("emoji")
+    found = data.load("emoji", "train+validation")
     styles, names = found.extra["style"].values, found.extra["name"].values
     plain = [re.search("1F3F[B-F]", code) is None for code in found.extra["unified"].names]
     plain = torch.tensor(plain)[found.extra["unified"].values]

@@ -66,7 +66,7 @@ def losses(model, tokenizer, emoji: data.ArraySet) -> dict[str, float]:
 def score(run: Path) -> dict[str, object]:
     """What the docstring of this file lists, of the shipped pair, and how long it was trained."""
     tokenizer, model, header = checkpoints.load_pair(SHIPPED)
-    training, heldout = data.load("emoji"), data.load("emoji", "heldout")
+    training, heldout = data.load("emoji", "train+validation"), data.load("emoji", "heldout")
     images, known = heldout.batch(slice(None))[0], training.batch(slice(None))[0]
     labels = torch.arange(360) % 9
     settings = {**header["sampling"], "generator": torch.Generator().manual_seed(0)}

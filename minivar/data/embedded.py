@@ -19,6 +19,12 @@ def some_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
     return chosen
 
 
+def part_of(split: str, validation: np.ndarray, heldout: np.ndarray) -> np.ndarray:
+    """The images of a split, or of two or three as in "train+validation", in the order of the masks (N,)."""
+    masks = {"train": ~validation & ~heldout, "validation": validation, "heldout": heldout}
+    return np.flatnonzero(np.any([masks[name] for name in split.split("+")], axis=0))
+
+
 def load_digits(split: str) -> ArraySet:
     """The embedded digits (``data/DIGITS.md``), 1 x 28 x 28.
 
@@ -29,9 +35,9 @@ def load_digits(split: str) -> ArraySet:
         raise DataError(f"No embedded digits at {path}: expected the file that data/build_digits.py writes.")
     with np.load(path) as arrays:
         images, labels, heldout = arrays["images"], arrays["labels"], arrays["heldout"]
-    rest = np.flatnonzero(~heldout)
-    validation = some_of_each_class(labels[rest], 80)
-    chosen = {"train": rest[~validation], "validation": rest[validation], "heldout": np.flatnonzero(heldout)}[split]
+    validation = np.zeros(len(labels), dtype=bool)
+    validation[~heldout] = some_of_each_class(labels[~heldout], 80)
+    chosen = part_of(split, validation, heldout)
     return ArraySet(images[chosen][:, None], labels[chosen], [str(d) for d in range(10)])
 
 
@@ -55,8 +61,7 @@ def load_emoji(split: str) -> ArraySet:
     with np.load(path) as arrays:
         found = {name: arrays[name] for name in arrays.files}
     validation = np.array([is_for_validation(base) for base in found["base"].tolist()]) & ~found["heldout"]
-    masks = {"heldout": found["heldout"], "validation": validation, "train": ~found["heldout"] & ~validation}
-    chosen = np.flatnonzero(masks[split])
+    chosen = part_of(split, validation, found["heldout"])
     chosen = np.random.RandomState(0).permutation(chosen)
 
     def labels(values: np.ndarray, names: np.ndarray) -> Labels:
@@ -90,8 +95,6 @@ def load_torchvision(name: str, split: str, root: Path) -> ArraySet:
     images = np.asarray(found.data)
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     labels = np.asarray(found.targets)
-    if split != "heldout":
-        tenth = len(labels) // len(found.classes) // 10
-        chosen = some_of_each_class(labels, tenth) == (split == "validation")
-        images, labels = images[chosen], labels[chosen]
-    return ArraySet(images, labels, found.classes)
+    heldout = np.full(len(labels), split == "heldout")
+    chosen = part_of(split, some_of_each_class(labels, len(labels) // len(found.classes) // 10) & ~heldout, heldout)
+    return ArraySet(images[chosen], labels[chosen], found.classes)

@@ -36,11 +36,12 @@ def load(
     centre else, and take the ``options`` of ``pictures.PictureSet`` (and ``shards.ShardSet``). Raises ``DataError``,
     a ``ValueError``, with what is wrong.
     """
-    if split not in SPLITS:
+    embedded = name in ("digits", "emoji")
+    if split not in SPLITS and not (embedded and set(split.split("+")) <= set(SPLITS)):
         raise DataError(f"Unknown split {split!r}: expected one of {', '.join(SPLITS)}.")
     if options and name not in ("folder", "shards"):
         raise DataError(f"The dataset {name!r} takes no options; got {', '.join(options)}.")
-    if name in ("digits", "emoji"):
+    if embedded:
         return load_digits(split) if name == "digits" else load_emoji(split)
     known = ("digits", "emoji", "fashion-mnist", "cifar10", "folder", "shards")
     if name not in known:

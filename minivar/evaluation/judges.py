@@ -75,7 +75,8 @@ def judge_digits(
     ``precision`` and ``recall`` likewise, with ``recall_real`` of the training digits for scale. ``novelty``: median
     distance in pixels to the nearest training digit, over that of held-out digits; copies would bring it near 0.
     """
-    train, heldout = data.load_digits("train"), data.load_digits(split)
+    others = {"heldout": "train+validation", "validation": "train"}[split]  # what a model may have been trained on
+    train, heldout = data.load_digits(others), data.load_digits(split)
     count = min(len(images), len(heldout))
     pick = torch.Generator().manual_seed(0)
     chosen = [torch.randperm(len(digits), generator=pick)[:count] for digits in (train, heldout)]
