@@ -72,6 +72,82 @@ def test_a_preset_is_validated_on_images_as_they_are():
     assert presets.validation_set(presets.get("folder-smoke")) is None
 
 
+def bars(count: int) -> torch.Tensor:
+    """White bars on black, each a Gaussian five times as long as wide, lying on its side: (count, 1, 64, 64)."""
+    rows, columns = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(64.0) - 31.5, indexing="ij")
+    bar = torch.exp(-0.5 * (columns / 10) ** 2 - 0.5 * (rows / 2) ** 2)
+    return (2 * bar - 1).expand(count, 1, -1, -1)
+
+
+def moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of bright shapes on black (N, 1, h, w): degrees anticlockwise from lying, mass, centre (N, 2) in pixels."""
+    weight = (images[:, 0].double() + 1) / 2
+    height, width = weight.shape[1:]
+    y, x = torch.meshgrid(
+        torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+    mass = weight.sum((1, 2))
+    cx, cy = ((weight * axis).sum((1, 2)) / mass for axis in (x, y))
+    dx, dy = x - cx[:, None, None], y - cy[:, None, None]
+    xx, yy, xy = ((weight * a * b).sum((1, 2)) for a, b in ((dx, dx), (dy, dy), (dx, dy)))
+    degrees = torch.rad2deg(0.5 * torch.atan2(-2 * xy, xx - yy))  # rows grow downwards
+    return degrees, mass, torch.stack([cx, cy], 1)
+
+
+def assert_spread(values: torch.Tensor, low: float, high: float, slack: float) -> None:
+    """400 values that fill the interval evenly, up to ``slack`` of its length for what the pixels blur."""
+    slack *= high - low
+    assert low - slack < values.min() < low + 0.03 * (high - low) + slack
+    assert high - 0.03 * (high - low) - slack < values.max() < high + slack
+    assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.07 * (high - low))
+
+
+@pytest.mark.parametrize("degrees", [6, 20])
+def test_jitter_turns_by_up_to_its_angle_either_way(degrees):
+    turned = data.views.jitter(bars(400), degrees, 0.0, 0.0, torch.Generator().manual_seed(0))
+    angle, mass, centre = moments(turned)
+    assert_spread(angle, -degrees, degrees, 0.01)
+    torch.testing.assert_close(mass, moments(bars(1))[1].expand(400), rtol=0.01, atol=0)  # neither larger
+    assert centre.abs().max() < 0.05  # nor elsewhere
+
+
+def test_jitter_resizes_by_up_to_its_scale_either_way():
+    resized = data.views.jitter(bars(400), 0.0, 0.2, 0.0, torch.Generator().manual_seed(0))
+    angle, mass, centre = moments(resized)
+    # sampled at positions that lie s times as far apart, a shape has 1 / s of its sides
+    assert_spread((moments(bars(1))[1] / mass).sqrt(), 0.8, 1.2, 0.02)
+    assert angle.abs().max() < 0.05 and centre.abs().max() < 0.05
+
+
+def test_jitter_moves_by_up_to_its_shift_in_pixels_either_way():
+    moved = data.views.jitter(bars(400), 0.0, 0.0, 3.0, torch.Generator().manual_seed(0))
+    angle, mass, centre = moments(moved)
+    for axis in centre.unbind(1):
+        assert_spread(axis, -3, 3, 0.01)
+    assert abs(torch.corrcoef(centre.T)[0, 1]) < 0.2  # each axis for itself
+    assert angle.abs().max() < 0.05
+    torch.testing.assert_close(mass, moments(bars(1))[1].expand(400), rtol=0.01, atol=0)
+
+
+def test_jitter_fills_what_turns_in_with_the_background():
+    grey = torch.full((50, 3, 16, 16), 0.25)
+    for background in (-1.0, 1.0):
+        turned = data.views.jitter(grey, 45, 0.0, 0.0, torch.Generator().manual_seed(0), background)
+        corners = turned[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].flatten(1)
+        far = (corners - background).abs().amax(1) < (corners - 0.25).abs().amin(1)
+        assert far.float().mean() > 0.4  # corners of those that turned far
+        torch.testing.assert_close(turned[:, :, 7:9, 7:9], grey[:, :, 7:9, 7:9], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("options", "degrees", "scale"), [((), 6, 0.06), ((12, 0.15), 12, 0.15)])
+def test_views_turn_and_resize_as_much_as_they_are_told(options, degrees, scale):
+    images = data.ArraySet(data.to_uint8(bars(300)), torch.zeros(300, dtype=torch.int64), ["bar"])
+    angle, mass, centre = moments(data.to_float(data.jittered(images, 2, *options).images[300:]))
+    assert_spread(angle, -degrees, degrees, 0.03)
+    assert_spread((moments(bars(1))[1] / mass).sqrt(), 1 - scale, 1 + scale, 0.1)
+    assert centre.abs().max() < 0.1
+
+
 def test_a_preset_gets_as_many_views_as_it_asks_for():
     assert len(presets.training_set(presets.get("digits-smoke"))) == 7200
     assert len(presets.training_set(presets.get("digits-smoke", {"views": 2}))) == 14400

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from minivar import data, evaluation
 
@@ -124,6 +126,47 @@ def test_judging_real_digits_finds_them_real(classifier):
     assert 0.5 < scores["frechet_ratio"] < 2
     assert abs(scores["recall"] - scores["recall_real"]) < 0.1
     assert scores["novelty"] < 0.01  # they are training digits
+
+
+def share_inside(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> float:
+    """Share of points that lie in the ball around some point of the manifold up to its k-th neighbour, in loops."""
+    radii = [np.sort(np.linalg.norm(manifold - centre, axis=1))[k] for centre in manifold]  # at 0 lies the centre
+    inside = [
+        any(np.linalg.norm(point - centre) <= radius for centre, radius in zip(manifold, radii)) for point in points
+    ]
+    return sum(inside) / len(inside)
+
+
+def test_every_score_of_a_judgement_is_what_its_description_says(classifier):
+    """Precision, recall and novelty a second time, of 80 blurred digits, in float64 and without the package's help."""
+    images, labels = data.load("digits", "train").batch(slice(0, 80))
+    images = (F.avg_pool2d(images, 3, 1, 1) + 1) / 2
+    scores = evaluation.judge_digits(classifier[0], images, labels)
+    pick = torch.Generator().manual_seed(0)
+    train, heldout = (data.load("digits", split) for split in ("train", "heldout"))
+    chosen = [each.batch(torch.randperm(len(each), generator=pick)[:80])[0] for each in (train, heldout)]
+    with torch.no_grad():
+        train_80, heldout_80, fake = (classifier[0].features(x).double().numpy() for x in (*chosen, images * 2 - 1))
+        accuracy = (classifier[0](images * 2 - 1).argmax(1) == labels).double().mean().item()
+    # one of 80 points may lie on a sphere's surface as exactly as float32 can tell
+    assert scores["precision"] == pytest.approx(share_inside(fake, heldout_80), abs=0.02)
+    assert scores["recall"] == pytest.approx(share_inside(heldout_80, fake), abs=0.02)
+    assert scores["recall_real"] == pytest.approx(share_inside(heldout_80, train_80), abs=0.02)
+    assert 0.3 < scores["recall_real"] < 0.95  # few digits do not cover everything
+    assert scores["recall"] < scores["recall_real"] - 0.1  # nor do blurred ones
+    assert scores["accuracy"] == pytest.approx(accuracy, rel=1e-6)
+    for name, features in (("frechet", fake), ("frechet_real", train_80)):
+        expected = evaluation.frechet_distance(torch.from_numpy(features), torch.from_numpy(heldout_80))
+        assert scores[name] == pytest.approx(expected, rel=1e-3)
+    assert scores["frechet_ratio"] == pytest.approx(scores["frechet"] / scores["frechet_real"])
+    pixels = (
+        train.images.flatten(1).double() / 127.5
+    )  # and of every tenth held-out digit, whose median is near that of all
+    nearest = [
+        torch.cdist(points.flatten(1).double(), pixels - 1).amin(1).median()
+        for points in (images * 2 - 1, heldout.batch(slice(None, None, 10))[0])
+    ]
+    assert scores["novelty"] == pytest.approx((nearest[0] / nearest[1]).item(), rel=0.05)
 
 
 def test_judging_sees_wrong_labels_noise_and_a_single_digit(classifier):

@@ -79,6 +79,45 @@ def test_ddp_keeps_everything_everywhere():
     assert whole["activations"] == spread["activations"]
 
 
+def test_recomputing_costs_a_fourth_pass_and_saves_activations():
+    plain, again = (planner.plan("duel-var", 8, recompute=r) for r in (False, True))
+    assert again["FLOPs per step"] * 3 == plain["FLOPs per step"] * 4  # forward, twice that backward, forward again
+    assert again["days"] == pytest.approx(plain["days"] * 4 / 3)
+    together = 64 // 8
+    model = presets.get("duel-var").model
+    for found, recompute in ((plain, False), (again, True)):
+        traced = planner.trace_activations(model, recompute)
+        assert found["memory"]["activations"] == traced.fixed + together * traced.per_image
+    assert again["memory"]["activations"] < 0.5 * plain["memory"]["activations"]
+    others = [{k: v for k, v in p["memory"].items() if k not in ("activations", "sum")} for p in (plain, again)]
+    assert others[0] == others[1]
+
+
+def test_a_preset_that_recomputes_is_planned_so_unless_told_otherwise():
+    asked = {"model_train.recompute": True}
+    by_preset, plain = planner.plan("duel-var", 1, overrides=asked), planner.plan("duel-var", 1)
+    assert by_preset == planner.plan("duel-var", 1, recompute=True)
+    assert planner.plan("duel-var", 1, recompute=False, overrides=asked) == plain
+    assert by_preset["memory"]["activations"] < plain["memory"]["activations"]
+
+
+@pytest.mark.parametrize(("strategy", "shards"), [("fsdp", 8), ("ddp", 1)])
+def test_averaged_weights_take_as_much_as_weights(strategy, shards):
+    plain = planner.plan("duel-var", 8, strategy=strategy)
+    averaged = planner.plan("duel-var", 8, strategy=strategy, overrides={"model_train.ema": 0.999})
+    assert plain["memory"]["ema"] == 0
+    assert averaged["memory"]["ema"] == 4 * averaged["parameters"] // shards == averaged["memory"]["weights"]
+    assert averaged["memory"]["sum"] == plain["memory"]["sum"] + averaged["memory"]["ema"]
+
+
+def test_accumulating_holds_fewer_images_at_a_time_and_costs_the_same():
+    plain, parts = planner.plan("duel-var", 8), planner.plan("duel-var", 8, accumulate=4)
+    assert (plain["images per GPU at a time"], parts["images per GPU at a time"]) == (8, 2)
+    assert parts["days"] == plain["days"]
+    per_image = planner.trace_activations(presets.get("duel-var").model).per_image
+    assert plain["memory"]["activations"] - parts["memory"]["activations"] == 6 * per_image
+
+
 def test_published_runs_imply_a_utilisation_that_gpus_reach():
     rows = planner.implied_utilisation()
     assert len(rows) == 7

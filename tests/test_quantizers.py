@@ -267,6 +267,43 @@ def test_usage_is_recorded_in_training_only():
         assert quantizer.usage_KV[k].tolist() == torch.bincount(tokens[k].flatten(), minlength=12).tolist()
 
 
+def test_usage_is_an_average_of_which_each_batch_is_a_hundredth():
+    quantizer = quantizer_on(ScaleSchedule((1, 2, 4))).train()
+    expected = None
+    for seed in range(3):
+        features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+        hits = [torch.bincount(tokens.flatten(), minlength=12).double() for tokens in quantizer(features).tokens]
+        # the first batch is taken whole, so that the average need not be freed of a start at zero
+        expected = torch.stack(hits) if expected is None else 0.99 * expected + 0.01 * torch.stack(hits)
+    torch.testing.assert_close(quantizer.usage_KV.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_code_is_dead_below_a_twentieth_of_its_fair_share():
+    quantizer = quantizer_on(ScaleSchedule((1, 2, 4)), codebook_size=100)
+    usage_KV = torch.ones(3, 100)
+    usage_KV[:, 0], usage_KV[:, 1], usage_KV[:, 2], usage_KV[:, 3] = 0.04, 0.06, 0.4, 0.0
+    usage_KV[0, 3] = 0.2  # one scale alone uses it: .2 of three scales' 3 are .067 of its share
+    usage_KV[:, 4:] *= (300 - usage_KV[:, :4].sum()) / 288  # the mean over codes is 3, one a scale
+    quantizer.usage_KV.copy_(usage_KV)
+    before = quantizer.codebook.detach().clone()
+    residuals = [torch.full((5, 3), 10.0 + k) for k in range(3)]
+    assert quantizer.revive_dead_codes(residuals) == 1
+    changed = (quantizer.codebook != before).any(1).nonzero().flatten().tolist()
+    assert changed == [0]
+    torch.testing.assert_close(quantizer.usage_KV[:, 0], usage_KV.mean(1), rtol=0.02, atol=0)  # starts as average
+    assert torch.equal(quantizer.usage_KV[:, 1:], usage_KV[:, 1:])
+
+
+def test_coarse_scales_get_as_many_revived_codes_as_fine_ones():
+    quantizer = quantizer_on(ScaleSchedule((1, 2, 4)), codebook_size=3000)
+    quantizer.usage_KV[:, :300] = 1.0  # all others are dead
+    torch.manual_seed(0)
+    residuals = [torch.full((count, 3), 10.0 + k) for k, count in enumerate((1, 4, 16))]
+    assert quantizer.revive_dead_codes(residuals) == 2700
+    scales = [(quantizer.codebook[300:] == 10.0 + k).all(1).float().mean().item() for k in range(3)]
+    assert scales == pytest.approx([1 / 3] * 3, abs=0.04)
+
+
 def test_revival_moves_dead_codes_onto_residuals_and_leaves_the_living():
     quantizer = quantizer_on(ScaleSchedule((1, 2, 4)), codebook_size=20).train()
     with torch.no_grad():

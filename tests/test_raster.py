@@ -5,7 +5,7 @@ import torch
 
 from minivar import presets
 from minivar.models import GPT, GPTConfig
-from minivar.models.gpt import rotary_table, rotate
+from minivar.models.gpt import GPTBlock, rotary_table, rotate
 from minivar.sampling import filter_descending, sample_raster
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "grid": (3, 3), "codebook_size": 16, "num_classes": 5}
@@ -97,6 +97,43 @@ def test_conditions_are_dropped_in_training_only(gpt):
     torch.manual_seed(0)
     dropped = (gpt.train().prefix(cond) == null).flatten(1).all(1).float().mean()
     assert 0.05 < dropped < 0.16
+
+
+def assert_dropped(got: torch.Tensor, whole: torch.Tensor, rate: float) -> None:
+    """``got`` is ``whole`` with a share ``rate`` of its entries set to 0 and the others divided by 1 - ``rate``."""
+    zero = got.abs() <= 1e-6
+    assert zero.float().mean().item() == pytest.approx(rate, abs=0.05)  # of 2048 entries or more
+    torch.testing.assert_close(got[~zero], whole[~zero] / (1 - rate), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("style", ["llama", "gpt2"])
+def test_tokens_are_dropped_in_training_only(style):
+    model = GPT(GPTConfig(**{**STYLES[style], "width": 128, "dropout": 0.25, "label_dropout": 0.0}))
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0].detach()))
+    cond, tokens = torch.arange(4) % 5, tokens_of(4, 8)
+    torch.manual_seed(0)
+    for mode in (False, True):
+        model.train(mode)(cond, tokens)
+    whole, dropped = seen
+    assert (whole.abs() > 1e-6).float().mean() > 0.999
+    assert_dropped(dropped, whole, 0.25)
+
+
+@pytest.mark.parametrize("style", ["llama", "gpt2"])
+@pytest.mark.parametrize("branch", ["attention", "mlp"])
+def test_each_residual_branch_is_dropped_in_training_only(style, branch):
+    config = GPTConfig(**{**STYLES[style], "width": 64, "dropout": 0.4})
+    torch.manual_seed(0)
+    block = GPTBlock(config)
+    silenced = block.mlp if branch == "attention" else block.proj  # so that the other branch is all that is added
+    for parameter in silenced.parameters():
+        torch.nn.init.zeros_(parameter)
+    table = rotary_table(config, (3, 3))[:9] if style == "llama" else None
+    x = torch.randn(8, 9, 64)
+    whole, dropped = (block.train(mode)(x, table) - x for mode in (False, True))
+    # a difference of rounding errors where nothing was added: entries of x are below 5, their last digit about 5e-7
+    assert_dropped(dropped, whole, 0.4)
 
 
 def test_nucleus_keeps_the_code_that_crosses_the_mass():

@@ -1,0 +1,342 @@
+"""How much of the numerical core the tests hold: small faults, made one at a time, and whether a test notices.
+
+    make mutants                                          # 200 faults, about an hour on two cores
+    python experiments/mutants.py --number 40 --seed 1
+    python experiments/mutants.py --again                 # only what survived the last time
+
+`cosmic-ray` knows where a fault can be made and makes it: another operator, a number one larger, a condition turned
+round, a loop that does not run. This script draws some of them, runs the tests that concern the module (``TESTS``) on
+each, and writes the score to ``data/results/mutants.json``. It works in copies of the repository in a temporary
+folder, one a worker; the folder that it is called from is read and, but for the result, not written to.
+
+Every mutant would pay some ten seconds for importing torch and pytest's plugins. A worker therefore imports them once
+and forks for each mutant; ``minivar`` itself and the tests are imported anew by every fork.
+"""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "data" / "results" / "mutants.json"
+
+# Which tests concern which module, the likeliest to notice a fault first.
+TESTS = {
+    "scales":                   ["scales", "quantizers", "transformer", "sampler"],
+    "precision":                ["quantizers", "transformer", "losses"],
+    "tokenizer/quantizer":      ["quantizers", "vector_quantizer", "tokenizer", "parity"],
+    "tokenizer/multi_scale":    ["quantizers", "tokenizer", "parity"],
+    "tokenizer/single_scale":   ["vector_quantizer", "quantizers", "parity_llamagen"],
+    "tokenizer/vqvae":          ["tokenizer", "vector_quantizer", "scales", "parity", "parity_llamagen"],
+    "tokenizer/nets":           ["tokenizer", "parity", "parity_llamagen", "scales"],
+    "tokenizer/losses":         ["losses", "gan_training"],
+    "tokenizer/discriminator":  ["losses", "gan_training"],
+    "models/__init__":          ["raster_training", "train"],
+    "models/layers":            ["transformer", "raster", "parity", "parity_llamagen"],
+    "models/gpt":               ["raster", "parity_llamagen", "raster_training"],
+    "models/var":               ["transformer", "sampler", "parity"],
+    "sampling/config":          ["raster_training", "train", "sampler"],
+    "sampling/drawing":         ["sampler", "raster", "parity"],
+    "sampling/editing":         ["sampler", "parity"],
+    "sampling/filters":         ["sampler", "raster", "parity"],
+    "sampling/generation":      ["raster_training", "sampler"],
+    "sampling/kv_cache":        ["sampler", "raster", "complexity"],
+    "sampling/next_scale":      ["sampler", "parity"],
+    "sampling/raster":          ["raster", "raster_training", "parity_llamagen"],
+    "evaluation/metrics":       ["metrics"],
+    "evaluation/judges":        ["metrics"],
+    "training/schedules":       ["train", "loop_by_hand", "raster_training"],
+    "training/loop":            ["loop_by_hand", "train", "gan_training", "raster_training"],
+    "training/recompute":       ["planner", "train"],
+    "training/tasks":           ["train", "loop_by_hand", "gan_training", "raster_training", "progress"],
+    "data/views":               ["data", "data_emoji"],
+    "analysis/complexity":      ["complexity"],
+    "analysis/planner":         ["planner"],
+}  # fmt: skip
+
+# Faults that are none, or that say nothing of the tests. A BitOr is a union of types or of dictionaries, and an
+# arithmetic operator turned into a shift or a bitwise one, or an order into `is`, fails at once on floats and tensors:
+# each would be killed for nothing and flatter the score. What an exception is called is for the tests of messages.
+NO_OPERATORS = re.compile(
+    r"core/(ReplaceBinaryOperator_(Bit\w+_\w+|\w+_(RShift|LShift|BitOr|BitAnd|BitXor))"
+    r"|ReplaceComparisonOperator_(Eq|NotEq|Lt|LtE|Gt|GtE)_(Is|IsNot)"
+    r"|ReplaceComparisonOperator_(Is|IsNot)_(Eq|NotEq|Lt|LtE|Gt|GtE)"
+    r"|ReplaceUnaryOperator_\w+_(Invert|Not)|ExceptionReplacer)$"
+)
+LIMIT = 240  # seconds a mutant may take before it counts as killed by time
+
+# Survivors that no test could tell from the original, by file and changed line, with the reason.
+EQUIVALENT: dict[tuple[str, str], str] = {}
+
+
+# Which mutants there are --------------------------------------------------------------------------------------------
+
+
+def spans_to_skip(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """From and to (line, column) of annotations, f-strings, assertions and raised errors: texts, no computation."""
+    spans = []
+
+    def skip(node: ast.AST | None) -> None:
+        if node is not None:
+            spans.append(((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)))
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            skip(node.annotation)
+        elif isinstance(node, ast.FunctionDef):
+            skip(node.returns)
+        elif isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
+            skip(node)
+    return spans
+
+
+def mutants_of(module: str) -> list[dict]:
+    """Every fault that cosmic-ray can make in a module, but for those that ``NO_OPERATORS`` and the spans leave out."""
+    from cosmic_ray.commands import init
+    from cosmic_ray.tools.filters.pragma_no_mutate import PragmaNoMutateFilter
+    from cosmic_ray.work_db import WorkDB, use_db
+
+    path = ROOT / "minivar" / f"{module}.py"
+    source = path.read_text()
+    spans = spans_to_skip(source)
+    with tempfile.TemporaryDirectory() as folder, use_db(Path(folder) / "all.sqlite", WorkDB.Mode.create) as database:
+        init([path], database, {})
+        PragmaNoMutateFilter().filter(database, None)  # lines marked "# pragma: no mutate"
+        items = database.pending_work_items
+    found = []
+    for (mutation,) in (item.mutations for item in items):
+        begin, end = tuple(mutation.start_pos), tuple(mutation.end_pos)
+        if NO_OPERATORS.match(mutation.operator_name) or any(a <= begin and end <= b for a, b in spans):
+            continue
+        found.append(
+            {
+                "module": module,
+                "operator": mutation.operator_name,
+                "occurrence": mutation.occurrence,
+                "line": begin[0],
+                "in": mutation.definition_name,
+            }
+        )
+    return sorted(found, key=lambda mutant: (mutant["operator"], mutant["occurrence"]))
+
+
+def draw(number: int, seed: int) -> tuple[list[dict], int]:
+    """``number`` mutants, spread over the modules by how many each has, at least two a module; and how many there are."""
+    rng = random.Random(seed)
+    every = {module: mutants_of(module) for module in TESTS}
+    total = sum(map(len, every.values()))
+    drawn = []
+    for found in every.values():
+        share = max(2, round(number * len(found) / total))
+        drawn += rng.sample(found, min(share, len(found)))
+    rng.shuffle(drawn)
+    return drawn[:number], total
+
+
+# One worker ---------------------------------------------------------------------------------------------------------
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    """The repository as it is on disk, without what tests do not read."""
+    leave = shutil.ignore_patterns(
+        ".git", ".venv", "runs", "__pycache__", ".*_cache", "*.egg-info", ".ipynb_checkpoints"
+    )
+    return Path(shutil.copytree(ROOT, folder, ignore=leave))
+
+
+def pytest_run(tests: list[str], log: Path, limit: float) -> str:
+    """Run test files in a fork: "passed", "failed" or "timeout"."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        with open(log, "w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        import pytest
+
+        files = [f"tests/test_{name}.py" for name in tests]
+        quiet = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow and not distributed"]
+        os._exit(int(pytest.main([*quiet, f"--basetemp={log.parent}/pytest", *files])))
+    began = time.monotonic()
+    while time.monotonic() - began < limit:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "passed" if status == 0 else "failed"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def work(folder: Path, jobs, results) -> None:
+    """Take mutants from ``jobs`` until there are no more; put each with its fate into ``results``."""
+    os.nice(5)
+    tree = copy_of_the_tree(folder / "tree")
+    os.chdir(tree)
+    os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", PYTHONPATH=str(tree))
+    sys.path[:0] = [str(tree)]
+    sys.dont_write_bytecode = True
+    import pytest
+    from cosmic_ray.mutating import use_mutation
+    from cosmic_ray.plugins import get_operator
+
+    # Collecting imports all that the tests need; what is ours is forgotten again, so that forks read it from the disk.
+    names = sorted({name for tests in TESTS.values() for name in tests})
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *(f"tests/test_{name}.py" for name in names)])
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tree)):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+    while (mutant := jobs.get()) is not None:
+        if mutant["operator"] == "none":  # the tests must pass where nothing was changed
+            began = time.monotonic()
+            fate = pytest_run(mutant["tests"], folder / "log", LIMIT)
+            output = (folder / "log").read_text(errors="replace")[-2000:]
+            results.put({**mutant, "fate": fate, "seconds": time.monotonic() - began, "output": output})
+            continue
+        path = tree / "minivar" / f"{mutant['module']}.py"
+        began = time.monotonic()
+        with use_mutation(path, get_operator(mutant["operator"])(), mutant["occurrence"]) as (before, after):
+            try:
+                compile(after, str(path), "exec")
+                fate = pytest_run(TESTS[mutant["module"]], folder / "log", LIMIT)
+            except SyntaxError:
+                fate = "no mutant"  # what cannot be compiled is no fault that anyone could make
+        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", (folder / "log").read_text(errors="replace"), re.M)
+        pairs = zip(before.splitlines(), after.splitlines())
+        line, was, now = next(((i, a, b) for i, (a, b) in enumerate(pairs, 1) if a != b), (mutant["line"], "", ""))
+        results.put(
+            {
+                **mutant,
+                "line": line,
+                "was": was.strip(),
+                "now": now.strip(),
+                "fate": {"passed": "survived", "failed": "killed", "timeout": "killed"}.get(fate, fate),
+                "by": failed[0] if failed and fate == "failed" else fate,
+                "seconds": round(time.monotonic() - began, 1),
+            }
+        )
+
+
+def run(jobs: list[dict], workers: int, minutes: float) -> list[dict]:
+    """``jobs`` in their order on so many workers, until the time is over; prints each as it is done."""
+    context = multiprocessing.get_context("spawn")
+    todo, done = context.Queue(), context.Queue()
+    until = time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        places = [Path(folder) / str(i) for i in range(workers)]
+        for place in places:
+            place.mkdir()
+        processes = [context.Process(target=work, args=(place, todo, done)) for place in places]
+        for process in processes:
+            process.start()
+        found, given = [], 0
+        while given < len(jobs) or len(found) < given:
+            if given < len(jobs) and given < len(found) + 2 * workers:  # few ahead, so that time can end it
+                if time.monotonic() > until:
+                    jobs = jobs[:given]
+                else:
+                    todo.put(jobs[given])
+                    given += 1
+                continue
+            found.append(result := done.get())
+            what = f"{result['module']}:{result.get('line', '')} {result.get('was', '')} -> {result.get('now', '')}"
+            print(f"{len(found):4}/{len(jobs)} {result['fate']:9} {result['seconds']:6.1f} s  {what}", flush=True)
+        for _ in processes:
+            todo.put(None)
+        for process in processes:
+            process.join()
+    return found
+
+
+# The score ----------------------------------------------------------------------------------------------------------
+
+
+def commit() -> str:
+    """The commit that is checked out, with a plus sign where files differ from it; "unknown" without git."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+        changed = subprocess.run(["git", "status", "--porcelain", "minivar", "tests"], **command).stdout
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **command).stdout.strip()
+        return head + "+" * bool(changed)
+    return "unknown"
+
+
+def report(mutants: list[dict], header: dict) -> dict:
+    """What is written: the score, survivors with their line before and after, and every mutant that was run."""
+    for mutant in mutants:
+        if mutant["fate"] in ("survived", "equivalent"):
+            reason = EQUIVALENT.get((mutant["module"], mutant["now"]))
+            mutant |= {"fate": "equivalent", "reason": reason} if reason else {"fate": "survived"}
+    mutants = sorted(mutants, key=lambda m: (m["module"], m["line"], m["operator"], m["occurrence"]))
+    count = {
+        fate: sum(m["fate"] == fate for m in mutants) for fate in ("killed", "survived", "equivalent", "no mutant")
+    }
+    by_module = {}
+    for module in TESTS:
+        fates = [m["fate"] for m in mutants if m["module"] == module]
+        by_module[module] = f"{fates.count('killed')}/{len(fates) - fates.count('no mutant')}"
+    score = round(count["killed"] / max(count["killed"] + count["survived"], 1), 4)
+    return {**header, **count, "score": score, "killed_of_each_module": by_module, "mutants": mutants}
+
+
+def shown(mutant: dict) -> str:
+    """One mutant as a person reads it."""
+    return f"minivar/{mutant['module']}.py:{mutant['line']}\n  - {mutant['was']}\n  + {mutant['now']}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Mutation test of the numerical core.")
+    parser.add_argument("--number", type=int, default=200, help="mutants to draw")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=60, help="no mutant is begun after so long")
+    parser.add_argument("--again", action="store_true", help="only the survivors in data/results/mutants.json")
+    options = parser.parse_args()
+    began = time.monotonic()
+    if options.again:
+        old = json.loads(RESULT.read_text())
+        drawn = [mutant for mutant in old["mutants"] if mutant["fate"] in ("survived", "equivalent")]
+        kept = [mutant for mutant in old["mutants"] if mutant not in drawn]
+        header = {key: old[key] for key in ("seed", "of")} | {"first": old.get("first", old["score"])}
+    else:
+        (drawn, total), kept = draw(options.number, options.seed), []
+        header = {"seed": options.seed, "of": total}
+    print(f"{len(drawn)} of {header['of']} mutants, seed {header['seed']}", flush=True)
+    selections = sorted({tuple(TESTS[mutant["module"]]) for mutant in drawn})
+    whole = [{"module": "unchanged: " + ", ".join(tests), "operator": "none", "tests": tests} for tests in selections]
+    found = run([*whole, *drawn], options.workers, options.minutes)
+    for result in found:
+        if result["operator"] == "none" and result["fate"] != "passed":
+            sys.exit(f"The tests do not pass without a fault ({result['module']}): {result['output']}")
+    found = [result for result in found if result["operator"] != "none"]
+    if len(found) < len(drawn):
+        print(f"The time was over after {len(found)} of {len(drawn)} mutants.")
+    result = report(found + kept, {"commit": commit(), **header, "minutes": round((time.monotonic() - began) / 60)})
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    for mutant in result["mutants"]:
+        if mutant["fate"] in ("survived", "equivalent"):
+            print(mutant["fate"], shown(mutant), *([mutant["reason"]] if "reason" in mutant else []))
+    print(
+        f"{result['killed']} killed, {result['survived']} survived, {result['equivalent']} equivalent, "
+        f"{result['no mutant']} no mutants: {result['score']:.1%} of those that a test could notice"
+    )
+
+
+if __name__ == "__main__":
+    main()
