@@ -84,8 +84,8 @@ def read_tensors(path: Path, verify: bool = True) -> tuple[dict[str, Tensor], di
     expected = metadata.pop(CHECKSUM, None)
     if verify and header and expected is None:
         raise CheckpointError(
-            f"{path} has no checksum, expected one: it is damaged, or from before minivar had them; to trust it, write "
-            "it anew with files.write_tensors(path, *files.read_tensors(path, verify=False))."
+            f"{path} has no checksum, expected one: it is damaged, or from before minivar had them; if you trust it, "
+            "write it anew with files.write_tensors(path, *files.read_tensors(path, verify=False))."
         )
     if verify and header and (found := checksum(tensors, header)) != expected:
         raise CheckpointError(
