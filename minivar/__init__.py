@@ -8,6 +8,7 @@ imports from those above it only:
 
 ============= ======================================================================================================
 scales        the scale schedule: which grids the token pyramid has; everything rests on it
+checks        what a configuration may hold
 precision     where numbers must stay in float32
 files         atomic writes, checksums, tensors on disk
 distributed   which process am I, and what do the others have

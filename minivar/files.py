@@ -62,10 +62,12 @@ def write_tensors(path: Path, tensors: State, metadata: Mapping[str, object]) ->
     write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+def read_tensors(path: Path, verify: bool = True) -> tuple[dict[str, Tensor], dict]:
     """Tensors and metadata of a file written by ``write_tensors``; ``CheckpointError`` if missing or damaged.
 
-    A file without a checksum, from before there was one, is read without that comparison.
+    Every such file has a checksum, but for those from before there was one. Without it nobody can tell whether the
+    weights are those that were trained, and to read it all the same would let damage to five bytes of the header, the
+    checksum's name, pass. So it is refused, unless ``verify`` is False: whoever trusts the file writes it anew once.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,7 +82,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             f"{path} is not a complete minivar checkpoint: expected a whole safetensors file, got {error}."
         ) from error
     expected = metadata.pop(CHECKSUM, None)
-    if expected is not None and (found := checksum(tensors, header)) != expected:
+    if verify and header and expected is None:
+        raise CheckpointError(
+            f"{path} has no checksum, expected one: it is damaged, or from before minivar had them; if you trust it, "
+            "write it anew with files.write_tensors(path, *files.read_tensors(path, verify=False))."
+        )
+    if verify and header and (found := checksum(tensors, header)) != expected:
         raise CheckpointError(
             f"{path} was damaged after it was written: got content with the checksum {found}, expected {expected}."
         )

@@ -93,10 +93,10 @@ def test_a_safetensors_file_of_someone_else_is_refused(tmp_path):
         checkpoints.load(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("config", [None, {"depth": 2, "colour": "red"}, {"schedule": 3}])
+@pytest.mark.parametrize("config", [None, {"depth": 2, "colour": "red"}, {"schedule": 3}, {"depth": 0}])
 def test_a_header_without_a_fitting_configuration_is_refused(tmp_path, config):
-    header = {"kind": json.dumps("VAR")} | ({} if config is None else {"config": json.dumps(config)})
-    save_file({"a": torch.zeros(2)}, tmp_path / "odd.safetensors", metadata=header)
+    header = {"kind": "VAR"} | ({} if config is None else {"config": config})
+    files.write_tensors(tmp_path / "odd.safetensors", {"a": torch.zeros(2)}, header)
     with pytest.raises(CheckpointError, match=r"odd\.safetensors has no configuration that fits a VAR"):
         checkpoints.load(tmp_path / "odd.safetensors")
 

@@ -42,7 +42,7 @@ def load(path: Path, kind: str | None = None, kinds: Kinds = KINDS) -> tuple[nn.
     try:
         with torch.device("meta"):
             model = model_class(config_from_dict(config_class, header["config"]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} has no configuration that fits a {found}; got {error!r}.") from error
     load_strictly(model, tensors, {name: name for name in model.state_dict()}, str(path))
     return model.eval(), header

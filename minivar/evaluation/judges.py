@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from minivar import checkpoints, data
+from minivar.checks import check
 from minivar.evaluation.metrics import frechet_distance, in_batches, precision_recall
 
 
@@ -23,6 +24,9 @@ class ClassifierConfig:
     features: int = 64
     num_classes: int = 10
     image_size: int = 28
+
+    def __post_init__(self) -> None:
+        check(self, width="[1, 1e6]", features="[1, 1e6]", num_classes="[1, 1e6]", image_size="[4, 65536]")
 
 
 class DigitClassifier(nn.Module):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar.checks import check
 from minivar.models.layers import MLP, RMSNorm, SwiGLU
 
 
@@ -36,8 +37,26 @@ class GPTConfig:
     label_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.style not in ("llama", "gpt2"):
-            raise ValueError(f"The style of a GPT is 'llama' or 'gpt2'; got {self.style!r}.")
+        check(
+            self,
+            depth="[1, 1000]",
+            width="[1, 1e6]",
+            heads="[1, 1e6]",
+            grid="[1, 4096]",
+            codebook_size="[1, 1e8]",
+            num_classes="[0, 1e8]",
+            caption_tokens="[0, 1e6]",
+            caption_dim="[0, 1e6]",
+            style=("llama", "gpt2"),
+            hidden="[1, 1e8]",
+            norm_eps="(0, 1]",
+            rope_base="[1, 1e12]",
+            dropout="[0, 1)",
+            label_dropout="[0, 1]",
+        )
+        if not (self.caption_dim if self.caption_tokens else self.num_classes):
+            needed = "caption_dim" if self.caption_tokens else "num_classes"
+            raise ValueError(f"With {self.caption_tokens} caption tokens, {needed} must be at least 1; got 0.")
         if self.style == "gpt2" and self.grid is None:
             raise ValueError("A gpt2-style GPT has a table of positions and needs a grid; got None.")
         if self.width % self.heads or (self.width // self.heads) % 4:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar.checks import check
 from minivar.models.layers import MLP, drop_path, modulate
 from minivar.precision import full_precision
 from minivar.scales import VAR_256, ScaleSchedule
@@ -36,6 +37,23 @@ class VARConfig:
     drop_path: float = 0.1 * 16 / 24  # of the last block; grows linearly from 0 at the first
     gamma_init: float = 1e-3  # scale of the initial AdaLN gates
 
+    def __post_init__(self) -> None:
+        check(
+            self,
+            depth="[1, 1000]",
+            width="[1, 1e6]",
+            heads="[1, 1e6]",
+            mlp_ratio="(0, 1000]",
+            num_classes="[1, 1e8]",
+            codebook_size="[1, 1e8]",
+            code_dim="[1, 1e6]",
+            label_dropout="[0, 1]",
+            drop_path="[0, 1)",
+            gamma_init="[0, inf)",
+        )
+        if self.width % self.heads:
+            raise ValueError(f"Width must be a multiple of heads; got width {self.width}, heads {self.heads}.")
+
     @classmethod
     def from_depth(cls, depth: int, **other) -> "VARConfig":
         """The published width rule: D = 64 d, H = d, drop path 0.1 d / 24."""
@@ -46,10 +64,6 @@ class VARConfig:
     def grids(self) -> tuple[tuple[int, int], ...]:
         """The token maps that the model predicts."""
         return self.schedule.grids
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"Width must be a multiple of heads; got width {self.width}, heads {self.heads}.")
 
 
 class Attention(nn.Module):

@@ -5,13 +5,13 @@ one multinomial per scale from a (B * h_k * w_k, V) table, then, with ``smooth``
 Explained in ``notebooks/00_quickstart.ipynb`` and ``notebooks/05_next_scale.ipynb``.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from minivar.models.var import VAR
+from minivar.sampling.config import SamplingConfig
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
 from minivar.sampling.filters import filter_logits, guide
 from minivar.sampling.kv_cache import KVCache
@@ -112,7 +112,4 @@ def sample(
 def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: float) -> None:
     """Raise ``ValueError``, in one sentence, for labels or parameters that cannot be meant."""
     check_labels(labels, model.config.num_classes)
-    if not math.isfinite(cfg) or cfg < 0 or top_k < 0 or not 0 <= top_p <= 1:
-        raise ValueError(
-            f"Sampling needs cfg >= 0, top_k >= 0 and top_p in [0, 1]; got cfg {cfg}, top_k {top_k}, top_p {top_p}."
-        )
+    SamplingConfig(cfg, top_k, top_p)

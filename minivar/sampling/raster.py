@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minivar.models.gpt import GPT
+from minivar.sampling.config import RasterSamplingConfig
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens
 from minivar.sampling.filters import filter_descending
 from minivar.sampling.kv_cache import KVCache
@@ -39,11 +40,7 @@ def sample_raster(
     impossible parameters. Source: LlamaGen's code, ``generate.py``.
     """
     config, guided = gpt.config, cfg > 1
-    if not (1 <= cfg < math.inf and 0 < temperature < math.inf and top_k >= 0 and 0 < top_p <= 1):
-        raise ValueError(
-            f"Raster sampling needs cfg >= 1, temperature > 0, top_k >= 0 and top_p in (0, 1]; got cfg {cfg}, "
-            f"temperature {temperature}, top_k {top_k}, top_p {top_p}."
-        )
+    RasterSamplingConfig(cfg, temperature, top_k, top_p)
     if not config.caption_tokens:
         check_labels(cond, config.num_classes)
     elif tuple(cond.shape[1:]) != (config.caption_tokens, config.caption_dim) or len(cond) == 0:

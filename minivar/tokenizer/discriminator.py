@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from minivar.checks import check
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
@@ -23,10 +25,8 @@ class DiscriminatorConfig:
     groups: int = 32  # of every GroupNorm
 
     def __post_init__(self) -> None:
-        if self.norm not in ("group", "spectral"):
-            raise ValueError(f"The discriminator's norm is 'group' or 'spectral'; got {self.norm!r}.")
-        if min(self.layers, self.base_channels, self.groups) < 1:
-            raise ValueError(f"A discriminator needs layers, base_channels and groups of at least 1; got {self}.")
+        counts = {"base_channels": "[1, 1e6]", "layers": "[1, 16]", "groups": "[1, 1e6]"}
+        check(self, norm=("group", "spectral"), **counts)
         if self.norm == "group" and (2 * self.base_channels) % self.groups:
             raise ValueError(
                 f"GroupNorm with {self.groups} groups needs channels divisible by it; got {2 * self.base_channels} "

@@ -8,7 +8,6 @@ LPIPS compares what a network that knows photographs sees, and the discriminator
 Sources: VQGAN (arXiv 2012.09841), LlamaGen (arXiv 2406.06525), and the single-scale trainer of VAR's authors.
 """
 
-import math
 import warnings
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from minivar.checks import check
 from minivar.distributed import mean_over_ranks
 from minivar.files import CheckpointError, read_state_dict
 from minivar.precision import full_precision
@@ -54,19 +54,18 @@ class LossConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
-        smallest = Perceptual.SMALLEST
-        weights = ("l1", "l2", "perceptual", "gan", "lecam", "r1", "entropy")
-        for names, expected, fits in (
-            (weights, "finite and not negative", lambda x: 0 <= x < math.inf),
-            (("gan_start", "gan_warmup"), "a share of the run, from 0 to 1", lambda x: 0 <= x <= 1),
-            (("gan_start_step",), "a step, from 0, or None", lambda x: x is None or x >= 0),
-            (("lecam_decay",), "from 0 to below 1", lambda x: 0 <= x < 1),
-            (("entropy_temperature",), "positive", lambda x: x > 0),
-            (("perceptual_size",), f"at least {smallest} pixels, or None", lambda x: x is None or x >= smallest),
-        ):
-            for name in names:
-                if not fits(getattr(self, name)):
-                    raise LossError(f"{name} must be {expected}; got {getattr(self, name)}.")
+        weights = dict.fromkeys(("l1", "l2", "perceptual", "gan", "lecam", "r1", "entropy"), "[0, inf)")
+        check(
+            self,
+            LossError,
+            **weights,
+            perceptual_size=f"[{Perceptual.SMALLEST}, 65536]",
+            gan_start="[0, 1]",
+            gan_start_step="[0, inf)",
+            gan_warmup="[0, 1]",
+            lecam_decay="[0, 1)",
+            entropy_temperature="(0, inf)",
+        )
 
 
 # Pixels and perception --------------------------------------------------------------------------------------------

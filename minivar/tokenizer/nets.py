@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar.checks import check
+
 
 @dataclass(frozen=True)
 class NetConfig:
@@ -26,6 +28,17 @@ class NetConfig:
     patch: int = 1  # side of the pixel blocks folded into channels
 
     def __post_init__(self) -> None:
+        check(
+            self,
+            image_channels="[1, 1000]",
+            base_channels="[1, 1e6]",
+            multipliers="[1, 1000]",
+            res_blocks="[1, 1000]",
+            groups="[1, 1e6]",
+            patch="[1, 256]",
+        )
+        if not 1 <= len(self.multipliers) <= 10:
+            raise ValueError(f"multipliers must be 1 to 10 numbers, one for each level; got {self.multipliers}.")
         for multiplier in self.multipliers:
             if (self.base_channels * multiplier) % self.groups:
                 raise ValueError(

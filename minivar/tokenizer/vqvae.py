@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar.checks import check
 from minivar.scales import VAR_256, ScaleSchedule
 from minivar.tokenizer.multi_scale import MultiScaleQuantizer
 from minivar.tokenizer.nets import Decoder, Encoder, NetConfig
@@ -37,19 +38,29 @@ class TokenizerConfig:
     l2_norm_codes: bool = True  # single only: compare directions, not points
 
     def __post_init__(self) -> None:
-        if self.quantizer not in ("multi-scale", "single"):
-            raise ValueError(f"The quantizer is 'multi-scale' or 'single'; got {self.quantizer!r}.")
+        if isinstance(self.image_size, int):
+            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        check(
+            self,
+            image_size="[1, 65536]",
+            codebook_size="[1, 1e8]",
+            code_dim="[1, 1e6]",
+            quantizer=("multi-scale", "single"),
+            z_channels="[1, 1e6]",
+            quant_conv_kernel="[1, 31]",
+            beta="[0, inf)",
+            num_phi="[1, 1000]",
+            phi_ratio="[0, 1]",
+        )
+        if self.quant_conv_kernel % 2 == 0:
+            raise ValueError(f"quant_conv_kernel must be odd, to keep the grid; got {self.quant_conv_kernel}.")
         single, size = self.quantizer == "single", self.image_size
         if single != (self.schedule is None) or (size is None and not single):
             raise ValueError(
                 "A multi-scale tokenizer needs a schedule and an image size, a single-scale one has no schedule; got "
                 f"quantizer {self.quantizer!r}, schedule {self.schedule}, image size {size}."
             )
-        if size is not None:
-            object.__setattr__(self, "image_size", (size, size) if isinstance(size, int) else tuple(size))
-        if single:
-            return
-        if self.latent_grid != self.schedule.final_grid:
+        if not single and self.latent_grid != self.schedule.final_grid:
             raise ValueError(
                 f"The last grid of the schedule must be the latent grid: got {self.schedule.final_grid}, expected "
                 f"{self.latent_grid} for {self.image_size} pixels at stride {self.nets.stride}."

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from minivar.checks import check
 from minivar.models import GPTConfig, VARConfig
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
 from minivar.tokenizer import PIXEL_LOSS, LossConfig, TokenizerConfig
@@ -38,6 +39,33 @@ class TrainConfig:
     validate_images: int = 10_000  # held-out images for that, at most, and always the same
     keep_best: bool = False  # the weights with the lowest held-out loss too, beside the last
 
+    def __post_init__(self) -> None:
+        check(
+            self,
+            TrainingError,
+            epochs="(0, 1e6]",
+            batch_size="[1, 1e9]",
+            base_lr="(0, inf)",
+            betas="[0, 1)",
+            weight_decay="[0, inf)",
+            final_weight_decay="[0, inf)",
+            warmup="[0, 1]",
+            warmup_start="(0, 1]",
+            hold="[0, 1)",
+            final_lr_ratio="[0, 1]",
+            clip="(0, inf)",
+            ema="[0, 1)",
+            accumulate="[1, inf)",
+            precision=("bf16", "fp16", "float32"),
+            seed="[0, 4294967295]",
+            log_every="[1, inf)",
+            checkpoint_every="[1, inf)",
+        )
+        if self.checkpoint_every % self.log_every:
+            raise TrainingError(
+                f"checkpoint_every must be a multiple of log_every ({self.log_every}); got {self.checkpoint_every}."
+            )
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -52,3 +80,23 @@ class Preset:
     model_train: TrainConfig
     sampling: SamplingConfig | RasterSamplingConfig
     tokenizer_loss: LossConfig = PIXEL_LOSS
+
+    def __post_init__(self) -> None:
+        check(self, views="[1, 1000]")
+        raster = isinstance(self.model, GPTConfig)
+        if raster and (self.model.grid is None or self.model.caption_tokens):
+            raise ValueError(
+                "Training knows grid and classes of a GPT: expected a grid and 0 caption_tokens; got grid "
+                f"{self.model.grid} and caption_tokens {self.model.caption_tokens}."
+            )
+        if raster != isinstance(self.sampling, RasterSamplingConfig):
+            raise ValueError(
+                "A VARConfig is sampled by a SamplingConfig, a GPTConfig by a RasterSamplingConfig; got "
+                f"{type(self.model).__name__} and {type(self.sampling).__name__}."
+            )
+        size, smallest = self.tokenizer.image_size, self.tokenizer_loss.discriminator.smallest_image
+        if self.tokenizer_loss.gan and size is not None and min(size) < smallest:
+            raise ValueError(
+                f"A discriminator of {self.tokenizer_loss.discriminator.layers} layers needs images of at least "
+                f"{smallest} pixels a side; got {min(size)}."
+            )
