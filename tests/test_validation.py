@@ -9,6 +9,7 @@ from conftest import Interrupted, tokenizer_config, var_config, wake
 from test_train import TINY, blobs, log_of
 
 from minivar import checkpoints, files, training
+from minivar.distributed import Ranks
 from minivar.models import GPT, VAR, GPTConfig
 from minivar.tokenizer import VQVAE, write_cache
 from minivar.tokenizer.caches import TokenCache
@@ -162,6 +163,18 @@ def test_a_run_that_goes_on_remembers_the_best(tmp_path):
 def test_without_heldout_images_no_best_can_be_kept(tmp_path):
     with pytest.raises(training.TrainingError, match="keep_best needs held-out images to compare; got none"):
         training.fit(var_task(), BEST, tmp_path, progress=False)
+
+
+def test_when_to_look_is_checked_before_the_run():
+    for settings, what in (
+        ({"validate_every": 3}, r"validate_every must be a multiple of log_every \(2\); got 3"),
+        ({"validate_every": 0}, "validate_every must be .*; got 0"),
+        ({"validate_images": 0}, "validate_images must be .*; got 0"),
+    ):
+        with pytest.raises(training.TrainingError, match=what):
+            dataclasses.replace(TINY, **settings)
+    with pytest.raises(training.TrainingError, match="Each of 2 ranks needs a held-out image; got 1"):
+        training.check_config(TINY, Ranks(count=2), 96, heldout(1))
 
 
 def test_other_heldout_images_are_another_run(tmp_path):

@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> None:
         if args.validation_tokens:
             validation = TokenCache(args.validation_tokens, verify=not args.no_verify, ranks=ranks)
         if args.tokens or args.tokenizer:
-            tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks)
+            tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks, validation)
         else:
-            training.check_run(preset, images, args.stage, ranks)
+            training.check_run(preset, images, args.stage, ranks, validation)
             options = {"backbone_weights": args.backbone_weights and Path(args.backbone_weights)}
             options |= {"progress": ranks.leads, "ranks": ranks, "validation": validation}
             tokenizer = training.train_tokenizer(preset, images, out, **options)

@@ -60,11 +60,14 @@ class TrainConfig:
             seed="[0, 4294967295]",
             log_every="[1, inf)",
             checkpoint_every="[1, inf)",
+            validate_every="[1, inf)",
+            validate_images="[1, inf)",
         )
-        if self.checkpoint_every % self.log_every:
-            raise TrainingError(
-                f"checkpoint_every must be a multiple of log_every ({self.log_every}); got {self.checkpoint_every}."
-            )
+        for name in ("checkpoint_every", "validate_every"):
+            if (getattr(self, name) or 0) % self.log_every:
+                raise TrainingError(
+                    f"{name} must be a multiple of log_every ({self.log_every}); got {getattr(self, name)}."
+                )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Explained in ``notebooks/06_training.ipynb``.
 import json
 import math
 import tempfile
+from collections.abc import Sized
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -71,7 +72,7 @@ class Run:
     """One training of one model: what it consists of, and the steps of ``fit``, in their order."""
 
     def __init__(self, task: Task, config: TrainConfig, out: Path, header: dict, ranks: Ranks) -> None:
-        check_config(config, ranks, len(task.data), validation=task.validation is not None)
+        check_config(config, ranks, len(task.data), task.validation)
         check_folder(out)
         self.task, self.config, self.out, self.header, self.ranks = task, config, out, header, ranks
         self.batches = Batches(task.data, config, ranks)
@@ -266,16 +267,21 @@ def identity_of(task: Task, config: TrainConfig) -> dict:
     return json.loads(json.dumps(identity))
 
 
-def check_config(config: TrainConfig, ranks: Ranks, size: int, validation: bool = True) -> None:
-    """Raise ``TrainingError`` for numbers that do not suit the ranks, ``size`` images, or a lack of held-out ones."""
+def check_config(config: TrainConfig, ranks: Ranks, size: int, validation: Sized | None) -> None:
+    """Raise ``TrainingError`` for numbers that do not suit the ranks, ``size`` images, or the held-out ones."""
     total_steps(size, config)
     if config.batch_size % (config.accumulate * ranks.count):
         raise TrainingError(
             f"A batch of {config.batch_size} images must be a multiple of ranks x accumulate; got {ranks.count} "
             f"ranks and accumulate {config.accumulate}."
         )
-    if config.keep_best and not validation:
+    if config.keep_best and validation is None:
         raise TrainingError("keep_best needs held-out images to compare; got none.")
+    if validation is not None and min(len(validation), config.validate_images) < ranks.count:
+        raise TrainingError(
+            f"Each of {ranks.count} ranks needs a held-out image; got {len(validation)}, of which validate_images "
+            f"takes at most {config.validate_images}."
+        )
 
 
 def check_folder(out: Path) -> None:

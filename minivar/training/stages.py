@@ -67,7 +67,7 @@ def train_model(
     return model
 
 
-def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks) -> None:
+def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks, validation: Dataset | None = None) -> None:
     """Raise ``ValueError`` before hours of training for what would only fail after them."""
     if stage == "tokenizer":
         return
@@ -75,17 +75,19 @@ def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks) -> None
     if got != expected:
         raise ValueError(f"The preset has {expected} classes, the data has {got}: add --set model.num_classes={got}.")
     checkpoints.check_pair(preset.tokenizer, preset.model)
-    check_config(preset.model_train, ranks, len(images))
+    check_config(preset.model_train, ranks, len(images), validation)
 
 
-def take_tokenizer(folder: Path, out: Path, preset: Preset, images: Dataset, ranks: Ranks) -> VQVAE:
+def take_tokenizer(
+    folder: Path, out: Path, preset: Preset, images: Dataset, ranks: Ranks, validation: Dataset | None = None
+) -> VQVAE:
     """A tokenizer that is trained already; a run that takes it from elsewhere gets a copy.
 
     Raises ``ValueError`` unless preset, data and tokenizer belong together.
     """
     given, own = folder / "tokenizer.safetensors", out / "tokenizer.safetensors"
     tokenizer, _ = checkpoints.load(given, "VQVAE")
-    check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", ranks)
+    check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", ranks, validation)
     if isinstance(images, TokenCache):
         images.check(tokenizer, preset.model)
     if own.is_file():
