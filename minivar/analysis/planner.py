@@ -22,6 +22,7 @@ from minivar import models, presets
 from minivar.analysis import complexity
 from minivar.models import GPTConfig
 from minivar.scales import VAR_512
+from minivar.training import TrainConfig
 from minivar.training.batches import total_steps
 from minivar.training.recompute import recompute as recompute_activations
 
@@ -128,40 +129,13 @@ def plan(
     ``PlanError`` for impossible numbers.
     """
     preset = presets.get(name, overrides)
-    if gpu not in PEAK:
-        raise PlanError(f"Unknown GPU {gpu!r}: expected one of {', '.join(PEAK)}.")
-    if gpus < 1 or not 0 < utilisation <= 1 or strategy not in ("ddp", "fsdp"):
-        raise PlanError(
-            "A plan needs at least one GPU, a utilisation in (0, 1] and the strategy ddp or fsdp; got "
-            f"{gpus}, {utilisation} and {strategy!r}."
-        )
-    config = preset.model_train
-    config = replace(
-        config,
-        recompute=config.recompute if recompute is None else recompute,
-        accumulate=accumulate or config.accumulate,
-    )
-    if config.batch_size % (gpus * config.accumulate):
-        raise PlanError(
-            f"A batch of {config.batch_size} images must be a multiple of GPUs x accumulate; got {gpus} GPUs and "
-            f"accumulate {config.accumulate}."
-        )
+    config = _checked_config(preset.model_train, gpus, gpu, strategy, utilisation, recompute, accumulate)
     with torch.device("meta"):
         model = models.build(preset.model).eval()
     labels, inputs, targets = teacher_forced_inputs(preset.model, 1, "meta")
     forward = complexity.count_flops(lambda: model(labels, inputs))["all"]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    block = max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
-    shards = gpus if strategy == "fsdp" else 1
     together = config.batch_size // (gpus * config.accumulate)
-    memory = {
-        "weights": 4 * parameters // shards,
-        "gradients": 4 * parameters // shards,
-        "optimiser": 8 * parameters // shards,
-        "gathered blocks": 2 * 4 * block if shards > 1 else 0,  # one in use, one being fetched
-        "activations": trace_activations(preset.model, config.recompute).of(together),
-    }
-    memory["ema"] = 4 * parameters // shards if config.ema else 0
+    memory = memory_per_gpu(model, config, gpus if strategy == "fsdp" else 1, together)
     steps = total_steps(images, config)
     passes = 4 if config.recompute else 3  # forward, twice that backward, and forward again
     flops = passes * forward * config.batch_size
@@ -170,7 +144,7 @@ def plan(
         "preset": name,
         "gpus": gpus,
         "strategy": strategy,
-        "parameters": parameters,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "images per GPU at a time": together,
         "memory": {**memory, "sum": sum(memory.values())},
         "fits": sum(memory.values()) < 0.9 * MEMORY[gpu],
@@ -180,6 +154,47 @@ def plan(
         "GPU-days": days * gpus,
         "images per second": steps * config.batch_size / (days * 86400),
         "token cache": 10 * images * targets.shape[1] * 2,  # ten crops of 16-bit tokens
+    }
+
+
+def _checked_config(
+    config: TrainConfig,
+    gpus: int,
+    gpu: str,
+    strategy: str,
+    utilisation: float,
+    recompute: bool | None,
+    accumulate: int | None,
+) -> TrainConfig:
+    """The configuration with what was asked for; ``PlanError`` for impossible numbers."""
+    if gpu not in PEAK:
+        raise PlanError(f"Unknown GPU {gpu!r}: expected one of {', '.join(PEAK)}.")
+    if gpus < 1 or not 0 < utilisation <= 1 or strategy not in ("ddp", "fsdp"):
+        raise PlanError(
+            "A plan needs at least one GPU, a utilisation in (0, 1] and the strategy ddp or fsdp; got "
+            f"{gpus}, {utilisation} and {strategy!r}."
+        )
+    asked = {"recompute": recompute, "accumulate": accumulate}
+    config = replace(config, **{key: value for key, value in asked.items() if value is not None})
+    if config.batch_size % (gpus * config.accumulate):
+        raise PlanError(
+            f"A batch of {config.batch_size} images must be a multiple of GPUs x accumulate; got {gpus} GPUs and "
+            f"accumulate {config.accumulate}."
+        )
+    return config
+
+
+def memory_per_gpu(model: nn.Module, config: TrainConfig, shards: int, images: int) -> dict[str, int]:
+    """Bytes of a training step with ``images`` at a time, where a model's state is spread over ``shards`` GPUs."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    block = max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
+    return {
+        "weights": 4 * parameters // shards,
+        "gradients": 4 * parameters // shards,
+        "optimiser": 8 * parameters // shards,
+        "gathered blocks": 2 * 4 * block if shards > 1 else 0,  # one in use, one being fetched
+        "activations": trace_activations(model.config, config.recompute).of(images),
+        "ema": 4 * parameters // shards if config.ema else 0,
     }
 
 

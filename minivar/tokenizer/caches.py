@@ -132,6 +132,23 @@ def write_cache(
     written; whole shards stay.
     """
     out, ranks = Path(out), ranks or Ranks()
+    tokenizer.to(ranks.device).eval()
+    views = _checked_views(dataset, views, shard_size, batch_size)
+    encode(tokenizer, dataset.batch(torch.tensor([0]))[0])  # images that do not fit are refused here
+    contents = _contents(tokenizer, dataset, views, shard_size)
+    _claim(out, contents)
+    mine = range(ranks.rank, contents.num_shards, ranks.count)
+    missing = [number for number in mine if not _is_whole(out, number, contents)]
+    total, left = (sum(len(contents.rows(number)) for number in part) * views for part in (mine, missing))
+    bar = {"total": total, "initial": total - left, "desc": "tokenize", "unit": "image", "mininterval": 2}
+    with tqdm(**bar, disable=not progress) as shown:
+        for number in missing:
+            _write_shard(tokenizer, dataset, out, number, contents, batch_size, shown)
+    return _finish(out, contents)
+
+
+def _checked_views(dataset: ImageSet, views: int | None, shard_size: int, batch_size: int) -> int:
+    """How many views of an image to store."""
     views = dataset.views if views is None else views
     if views is None:
         raise CacheError(
@@ -140,9 +157,12 @@ def write_cache(
         )
     if min(views, shard_size, batch_size) < 1:
         raise CacheError(f"Views, shard and batch size must be at least 1; got {views}, {shard_size}, {batch_size}.")
-    tokenizer.to(ranks.device).eval()
-    encode(tokenizer, dataset.batch(torch.tensor([0]))[0])  # images that do not fit are refused here
-    contents = Contents(
+    return views
+
+
+def _contents(tokenizer: VQVAE, dataset: ImageSet, views: int, shard_size: int) -> Contents:
+    """What the cache of these images by this tokenizer holds."""
+    return Contents(
         images=len(dataset),
         views=views,
         codebook_size=tokenizer.config.codebook_size,
@@ -153,23 +173,20 @@ def write_cache(
         tokenizer=weights_fingerprint(tokenizer),
         shard_size=shard_size,
     )
+
+
+def _claim(out: Path, contents: Contents) -> None:
+    """Note in an empty folder what it will hold; ``CacheError`` if it holds another cache."""
     if not (out / "cache.json").is_file():
         _write_index(out, contents, [])
-    found = asdict(_read_index(out)[0])
-    differing = [
-        f"{key}: {found[key]!r:.80} there, {value!r:.80} asked for"
-        for key, value in asdict(contents).items()
-        if found[key] != value
-    ]
+    found, asked = asdict(_read_index(out)[0]), asdict(contents)
+    differing = [f"{k}: {found[k]!r:.80} there, {v!r:.80} asked for" for k, v in asked.items() if found[k] != v]
     if differing:
         raise CacheError(f"{out} holds another token cache ({'; '.join(differing)}): choose another folder.")
-    mine = range(ranks.rank, contents.num_shards, ranks.count)
-    missing = [number for number in mine if not _is_whole(out, number, contents)]
-    total, left = (sum(len(contents.rows(number)) for number in part) * views for part in (mine, missing))
-    bar = tqdm(total=total, initial=total - left, desc="tokenize", unit="image", disable=not progress, mininterval=2)
-    for number in missing:
-        _write_shard(tokenizer, dataset, out, number, contents, batch_size, bar)
-    bar.close()
+
+
+def _finish(out: Path, contents: Contents) -> bool:
+    """Gather the checksums into the index once all shards are there; whether they are."""
     paths = [_file(out, "shard", number) for number in range(contents.num_shards)]
     if not all(path.is_file() for path in paths):  # other processes are still at work
         return False
