@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab format clean
+.PHONY: help run test test-elsewhere lab format clean
 
 RUN := runs/digits
 PY := .venv/bin/python
@@ -17,7 +17,7 @@ unexport JUPYTER_PATH PYTHONHOME
 
 help:  ## list the targets
 	@echo "minivar: visual autoregressive modelling, from a digit to ImageNet."
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: $(STAMP)  ## train the digits preset from notebooks/06_training.ipynb into runs/digits and report
 	@mkdir -p $(RUN)
@@ -37,6 +37,20 @@ test: $(STAMP)  ## lint, check spelling and imports, run the tests, then every n
 	$(PY) -m pytest -q -n $(WORKERS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+# Another processor and another number of threads add the same numbers up in another order. PyTorch's own kernels
+# without vector instructions, and oneDNN's with the oldest, are the furthest that one machine can go from itself.
+ELSEWHERE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+NUMERICAL := parity parity_llamagen smooth_sampling sampler quantizers vector_quantizer tokenizer transformer raster \
+	raster_training losses metrics scales shipped data data_digits data_emoji exercises train gan_training
+
+test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would, on one thread and on four
+	@workers=$$($(PY) -c 'import xdist; print("-n 2")' 2>/dev/null); \
+	for threads in 1 4; do \
+		echo "$(ELSEWHERE), threads: $$threads"; \
+		$(ELSEWHERE) MINIVAR_TEST_THREADS=$$threads $(PY) -m pytest -q $$workers \
+			-m "not slow and not distributed" $(NUMERICAL:%=tests/test_%.py) || exit 1; \
+	done
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	$(PY) -m jupyterlab notebooks
