@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab format clean
+.PHONY: help run test mutants lab format clean
 
 RUN := runs/digits
 PY := .venv/bin/python
@@ -15,7 +15,7 @@ unexport JUPYTER_PATH PYTHONHOME
 
 help:  ## list the targets
 	@echo "minivar: visual autoregressive modelling, from a digit to ImageNet."
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 run: $(STAMP)  ## train the digits preset from notebooks/06_training.ipynb into runs/digits and report
 	@mkdir -p $(RUN)
@@ -33,6 +33,9 @@ test: $(STAMP)  ## lint, check spelling, run the tests, then run every notebook
 	done
 	$(PY) -m pytest -q
 	$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+mutants: $(STAMP)  ## make small faults in the numerical core, one at a time, and count how many a test notices (an hour)
+	$(PY) experiments/mutants.py
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	$(PY) -m jupyterlab notebooks
