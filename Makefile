@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-elsewhere lab format clean
+.PHONY: help run test test-elsewhere mutants lab format clean
 
 RUN := runs/digits
 PY := .venv/bin/python
@@ -51,6 +51,9 @@ test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would,
 		$(ELSEWHERE) MINIVAR_TEST_THREADS=$$threads $(PY) -m pytest -q $$workers \
 			-m "not slow and not distributed" $(NUMERICAL:%=tests/test_%.py) || exit 1; \
 	done
+
+mutants: $(STAMP)  ## make small faults in the numerical core, one at a time, and count how many a test notices (an hour)
+	$(PY) experiments/mutants.py
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -2,7 +2,7 @@
 
 The losses here are linear in the weights, so that every gradient is known before training starts: a direction times
 the mean of the images' numbers. What is left is the loop's own doing, computed a second time below from the papers:
-clipping, AdamW (arXiv 1711.05101), schedules, averaged weights, accumulation. Nothing depends on rounding in a network.
+clipping, AdamW (arXiv 1711.05101), schedules, averaged weights, accumulation. No rounding in a network matters.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def sizes(config: TrainConfig) -> list[float]:
 
 
 class LinearTask(TokenizerTask):
-    """A tokenizer that looks at no pixels; the mean of the gradients of a batch's parts is the gradient of the batch."""
+    """A tokenizer that looks at no pixels; the gradient of a batch is the mean of those of its parts."""
 
     def loss(self, index, device):
         return linear(self.model, self.along, index.float().mean()), {}

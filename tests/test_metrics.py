@@ -138,7 +138,7 @@ def share_inside(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> float:
 
 
 def test_every_score_of_a_judgement_is_what_its_description_says(classifier):
-    """Precision, recall and novelty a second time, of 80 blurred digits, in float64 and without the package's help."""
+    """Precision, recall and novelty a second time, of 80 blurred digits, in float64 and by other code."""
     images, labels = data.load("digits", "train").batch(slice(0, 80))
     images = (F.avg_pool2d(images, 3, 1, 1) + 1) / 2
     scores = evaluation.judge_digits(classifier[0], images, labels)
