@@ -334,9 +334,7 @@ def test_a_flipped_bit_in_a_shipped_file_is_noticed(tmp_path, shipped):
     assert files.read_tensors(shipped)[0]
     path = Path(shutil.copy(shipped, tmp_path))
     flip(0.7)(path)
-    with pytest.raises(
-        checkpoints.CheckpointError, match="was damaged after it was written: got content "
-    ):
+    with pytest.raises(checkpoints.CheckpointError, match="was damaged after it was written: got content "):
         files.read_tensors(path)
 
 

@@ -139,7 +139,7 @@ def plan(
     config = replace(
         config,
         recompute=config.recompute if recompute is None else recompute,
-        accumulate=accumulate or config.accumulate,
+        accumulate=config.accumulate if accumulate is None else accumulate,
     )
     if config.batch_size % (gpus * config.accumulate):
         raise PlanError(

@@ -25,14 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
     parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help=strategies)
-    override = "override one number of the preset, for instance model_train.epochs=5; repeatable"
+    override = "change one field of the preset, as in model_train.epochs=5, model.schedule=1,2,4,8; repeatable"
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train a tokenizer and a transformer, next-scale or raster; the same command resumes."""
-    overrides = dict(part.partition("=")[::2] for part in args.set)
-    preset = presets.get(args.preset, {key: presets.parse_value(value) for key, value in overrides.items()})
+    preset = presets.get(args.preset, args.set)
     if args.stage == "tokenizer" and (args.tokens or args.tokenizer):
         raise ValueError("--stage tokenizer learns from pixels; got --tokens or --tokenizer, which are made already.")
     out = Path(args.out or f"runs/{preset.name}")
