@@ -6,8 +6,9 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import os
+import re
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,6 +49,14 @@ class Ranks:
         return everyone
 
 
+def find_device(name: str) -> torch.device:
+    """The device called ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``ValueError`` if it is not there."""
+    if re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):  # torch knows other names, of which some are no devices
+        with suppress(RuntimeError, AssertionError):  # what torch raises differs from device to device
+            return torch.zeros(1, device=name).device
+    raise ValueError(f"Cannot use the device {name!r}: expected cpu, or a cuda or mps that is there.")
+
+
 @contextmanager
 def join_ranks(device: str = "cpu", strategy: str = "ddp"):
     """Join the processes that ``torchrun`` started, or be the only one: a context that yields ``Ranks``.
@@ -60,10 +69,7 @@ def join_ranks(device: str = "cpu", strategy: str = "ddp"):
     if spread_out:
         check_variables()
     name = f"cuda:{os.environ['LOCAL_RANK']}" if spread_out and device.startswith("cuda") else device
-    try:
-        local = torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:  # what torch raises differs from device to device
-        raise ValueError(f"Cannot use the device {name!r}: expected cpu, or a cuda or mps that is there.") from error
+    local = find_device(name)
     if not spread_out:
         yield Ranks(local)
         return

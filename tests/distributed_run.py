@@ -34,10 +34,11 @@ class Fragile(VARTask):
 
 
 def main(out: str, strategy: str, *settings: str) -> None:
-    values = dict(setting.split("=") for setting in settings)
-    kill_at = values.pop("kill_at", None)
-    config = dataclasses.replace(TINY, **{key: presets.parse_value(value) for key, value in values.items()})
-    Fragile.at, Fragile.marker = kill_at and int(kill_at), f"{out}.killed"
+    kills = [setting for setting in settings if setting.startswith("kill_at=")]
+    kill_at = int(kills[0].partition("=")[2]) if kills else None
+    changes = presets.parse_settings(TINY, [setting for setting in settings if setting not in kills])
+    config = dataclasses.replace(TINY, **changes)
+    Fragile.at, Fragile.marker = kill_at, f"{out}.killed"
     with distributed.join_ranks("cpu", strategy) as ranks:
         torch.manual_seed(0)
         model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))

@@ -7,6 +7,8 @@ help. Every error that a user can cause is one sentence on standard error and ex
 import argparse
 import sys
 
+import torch
+
 from minivar.cli import complexity, info, plan, reconstruct, report, sample, tokenize, train
 
 COMMANDS = {
@@ -41,10 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         args.function(args)
-    except (ValueError, OSError) as error:
-        print(f"minivar: {error}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ValueError | OSError) and not is_out_of_memory(error):
+            raise  # a mistake of ours, which its traceback helps to find
+        said = str(error) if isinstance(error, ValueError | OSError) else f"There is not enough memory: {error}."
+        print("minivar:", *said.split("\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("minivar: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     return 0
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether more memory was asked for than there is, or than can be addressed; on CPUs torch has no type for it."""
+    words = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in words)

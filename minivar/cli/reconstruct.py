@@ -7,7 +7,9 @@ import torch
 
 from minivar import checkpoints, data
 from minivar.book import plots
-from minivar.cli.shared import SHIPPED_OPTION
+from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
+from minivar.distributed import find_device
+from minivar.precision import autocast
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +19,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     parser.add_argument("--count", type=int, default=50, help="number of images (default: 50)")
     parser.add_argument("--out", default="reconstructions.png", metavar="PNG", help="default: reconstructions.png")
+    add_device_arguments(parser)
+    parser.add_argument("--batch-size", type=int, default=100, help="images at a time (default: 100)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Show images above what is left of them after tokens and back."""
-    if args.count < 1:
-        raise ValueError(f"--count must be at least 1; got {args.count}.")
+    device = find_device(args.device)
+    check_number("--count", args.count, 1, MOST_IMAGES)
+    check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
     tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
     channels, side = tokenizer.config.nets.image_channels, (tokenizer.config.image_size or (256, 256))[0]
-    images, _ = data.load(args.dataset, "heldout", args.data, side, channels).batch(slice(0, args.count))
-    rebuilt = tokenizer.decode(tokenizer.encode(images))
+    dataset = data.load(args.dataset, "heldout", args.data, side, channels)
+    out, tokenizer = output(args.out, PICTURES), tokenizer.to(device)
+    images, _ = dataset.batch(slice(0, args.count))
+    parts = []
+    for part in images.split(args.batch_size):
+        tokens = tokenizer.encode(part.to(device))  # in float32: a token is the nearest code, others would be found
+        with autocast(device, args.precision):
+            parts.append(tokenizer.decode(tokens).float().cpu())
+    rebuilt = torch.cat(parts)
     error = (rebuilt - images).square().mean().item()
     rows = torch.stack([images, rebuilt], 1).flatten(0, 1)  # each image beside its reconstruction
-    plots.save_images((rows + 1) / 2, args.out, columns=10)
+    plots.save_images((rows + 1) / 2, out, columns=10)
     print(f"{len(images)} images, each followed by its reconstruction, mean squared error {error:.4f}: {args.out}")

@@ -17,7 +17,18 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"No run at {out}: expected the folder that training filled.")
     for path in sorted(p for p in out.iterdir() if p.is_file() and not p.name.startswith(".")):
         print(f"  {path}  ({path.stat().st_size / 1e6:.2f} MB)")
-    scores = out / "scores.json"
-    if scores.is_file():
-        for key, value in json.loads(scores.read_text()).items():
-            print(f"  {key:20}{value:.4f}" if isinstance(value, float) else f"  {key:20}{value}")
+    for key, value in scores_in(out / "scores.json").items():
+        print(f"  {key:20}{value:.4f}" if isinstance(value, float) else f"  {key:20}{value}")
+
+
+def scores_in(path: Path) -> dict[str, object]:
+    """What a run scored, by name; nothing where it was not scored, ``ValueError`` where the file is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        scores = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): expected JSON with scores by name.") from error
+    if not isinstance(scores, dict):
+        raise ValueError(f"{path} is damaged: expected JSON with scores by name, got {type(scores).__name__}.")
+    return scores

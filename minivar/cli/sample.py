@@ -1,29 +1,36 @@
 """``minivar sample``: images of classes."""
 
 import argparse
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minivar import checkpoints, sampling
 from minivar.book import plots
-from minivar.cli.shared import SHIPPED_OPTION
+from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
+from minivar.distributed import find_device
 from minivar.files import write_atomically
 from minivar.models import GPT
+from minivar.precision import autocast
 
 
 def parse_classes(text: str, num_classes: int) -> list[int]:
     """ "0-3,7" -> [0, 1, 2, 3, 7]; ``ValueError`` unless all lie in 0..num_classes - 1."""
     classes: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or not (last or first).isdigit():
+        found = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
+        if not found:
             raise ValueError(f"Classes are written as 3, 0-9 or 1,4-6; got {text!r}.")
-        classes += range(int(first), int(last or first) + 1)
-    if not classes or max(classes) >= num_classes:
-        raise ValueError(f"Classes must lie in 0..{num_classes - 1}; got {text!r}.")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if first > last:
+            raise ValueError(f"A range of classes has the smaller one first, as in 0-9; got {text!r}.")
+        if last >= num_classes:
+            raise ValueError(f"Classes must lie in 0..{num_classes - 1}; got {text!r}.")
+        classes += range(first, last + 1)
     return classes
 
 
@@ -40,33 +47,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, help="keep this probability mass; all is 0 for VAR, 1 for raster")
     parser.add_argument("--smooth", action="store_true", default=None, help="mix codes softly (VAR only)")
     parser.add_argument("--temperature", type=float, help="divides the logits (raster only; default: the preset's)")
+    add_device_arguments(parser)
+    together = "images drawn at a time; another number, like another device, draws other images (default: 100)"
+    parser.add_argument("--batch-size", type=int, default=100, help=together)
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw images of the given classes, in rotation."""
+    device = find_device(args.device)
+    check_number("--count", args.count, 1, MOST_IMAGES)
+    check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
+    check_number("--seed", args.seed, 0, 2**64 - 1)
     tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
     classes = parse_classes(args.classes, model.config.num_classes)
-    if args.count < 1:
-        raise ValueError(f"--count must be at least 1; got {args.count}.")
+    settings = _settings(args, model, header)
+    out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
+    labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
+    generator = torch.Generator(device).manual_seed(args.seed)
+    tokenizer, model = tokenizer.to(device), model.to(device)
+    started = time.time()
+    parts = []
+    with autocast(device, args.precision):
+        for part in labels.split(args.batch_size):
+            drawn = sampling.generate(model, tokenizer, part.to(device), generator, **settings)
+            parts.append(drawn.images.float().cpu())
+    images = torch.cat(parts)
+    plots.save_images(images, out, columns=len(classes) if len(classes) > 1 else 10)
+    if npz:
+        write_atomically(npz, lambda path: _save_npz(path, images, labels))
+    print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
+
+
+def _settings(args: argparse.Namespace, model, header: dict) -> dict[str, float]:
+    """The sampling settings in the checkpoint, but for those that were given; ``ValueError`` for another model's."""
     settings = dict(header.get("sampling", {}))
     options = ("cfg", "top_k", "top_p", "temperature", "smooth")
     settings |= {k: v for k in options if (v := getattr(args, k)) is not None}
     foreign = "smooth" if isinstance(model, GPT) else "temperature"
     if foreign in settings:
         raise ValueError(f"--{foreign} is not for {type(model).__name__} models; got one in {args.checkpoint}.")
-    labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
-    generator = torch.Generator().manual_seed(args.seed)
-    started = time.time()
-    parts = [sampling.generate(model, tokenizer, part, generator, **settings).images for part in labels.split(100)]
-    images = torch.cat(parts)
-    plots.save_images(images, args.out, columns=len(classes) if len(classes) > 1 else 10)
-    if args.npz:
-        pixels = images.squeeze(1) if images.shape[1] == 1 else images
-        arrays = {"images": pixels.numpy().astype(np.float32), "labels": labels.numpy()}
-        write_atomically(Path(args.npz), lambda path: _save_npz(path, arrays))
-    print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
+    return settings
 
 
-def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _save_npz(path: Path, images: Tensor, labels: Tensor) -> None:
+    pixels = images.squeeze(1) if images.shape[1] == 1 else images
     with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, images=pixels.numpy().astype(np.float32), labels=labels.numpy())

@@ -1,6 +1,12 @@
 """What several commands have in common."""
 
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
 from minivar.data import DATA_ROOT
+from minivar.precision import PRECISIONS
 
 SHIPPED = DATA_ROOT / "checkpoints" / "digits"
 SHIPPED_OPTION = {
@@ -8,3 +14,39 @@ SHIPPED_OPTION = {
     "metavar": "DIR",
     "help": "folder with tokenizer.safetensors and var.safetensors or gpt.safetensors (default: the shipped digits)",
 }
+MOST_IMAGES = 1_000_000  # of one command: they are held in memory
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--device`` and ``--precision``, for commands that only run models."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    numbers = "of matrix products; bf16 and fp16 are for GPUs, and change images a little (default: float32)"
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help=numbers)
+
+
+def check_number(option: str, value: int, low: int, high: int) -> None:
+    """Raise ``ValueError`` unless the value of an option lies in low..high."""
+    if not low <= value <= high:
+        bound = f"at least {low}" if value < low else f"at most {high}"
+        raise ValueError(f"{option} must be {bound}; got {value}.")
+
+
+def output(name: str, suffixes: tuple[str, ...] = ()) -> Path:
+    """The path of a file that a command will write, whose folder is made; ``ValueError`` if it cannot be written.
+
+    Called before the work, so that nothing is computed for nothing.
+    """
+    path = Path(name)
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{name!r} is no name for a picture: expected one that ends in {', '.join(suffixes)}.")
+    if path.is_dir() or not path.name:
+        raise ValueError(f"{name!r} is a folder: expected the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"Cannot write {path} ({error}): expected a folder that can be written to.") from error
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"Cannot write {path}: expected a file that may be replaced.")
+    return path

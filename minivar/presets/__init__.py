@@ -31,7 +31,7 @@ For the digits, accuracy is the share of samples that the shipped classifier rec
 Frechet ratio is explained in ``evaluation.judge_digits``; 2,000 samples, for digits-smoke 400.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from minivar.presets.base import PresetError
 from minivar.presets.digits import digits
@@ -40,7 +40,7 @@ from minivar.presets.emoji import emoji
 from minivar.presets.folder import folder_smoke
 from minivar.presets.images import training_set, validation_set
 from minivar.presets.llamagen import SIZES, llamagen
-from minivar.presets.overrides import parse_value, replace_field
+from minivar.presets.overrides import override, parse_settings
 from minivar.presets.var import PUBLISHED, published
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
 from minivar.training.config import Preset
@@ -52,7 +52,7 @@ __all__ = [
     "RasterSamplingConfig",
     "SamplingConfig",
     "get",
-    "parse_value",
+    "parse_settings",
     "training_set",
     "validation_set",
 ]
@@ -69,14 +69,17 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def get(name: str, overrides: Mapping[str, object] | None = None) -> Preset:
+def get(name: str, overrides: Mapping[str, object] | Iterable[str] = ()) -> Preset:
     """The preset ``name`` with ``overrides``, dotted field names to values: ``{"model_train.epochs": 2}``.
 
-    Raises ``PresetError`` for an unknown preset or field, or a value of the wrong type.
+    They may also be texts, as the command line takes them: ``["model_train.epochs=2", "model.schedule=1,2,4"]``.
+    Raises ``PresetError`` for an unknown preset or field, a value of the wrong type, or numbers that cannot be meant.
     """
     if name not in PRESETS:
         raise PresetError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.")
     preset = PRESETS[name]
-    for path, value in (overrides or {}).items():
-        preset = replace_field(preset, path.split("."), value, path)
+    values = overrides if isinstance(overrides, Mapping) else parse_settings(preset, overrides or ())
+    preset = override(preset, values)
+    if preset.tokenizer.image_size is None:
+        raise PresetError("A run reads images of one size: expected a tokenizer.image_size, got none.")
     return preset
