@@ -78,6 +78,12 @@ def test_impossible_settings_are_named(wrong):
     assert name in one_sentence(error) and str(value) in str(error.value)
 
 
+def test_settings_at_the_edge_of_what_is_possible_are_taken():
+    LossConfig(l1=0.0, l2=0.0, perceptual=0.0, gan=0.0, lecam=0.0, r1=0.0, entropy=0.0)
+    LossConfig(gan_start=0.0, gan_warmup=0.0, gan_start_step=0, lecam_decay=0.0, perceptual_size=16)
+    LossConfig(gan_start=1.0, gan_warmup=1.0)
+
+
 def test_a_start_after_the_end_is_refused():
     with pytest.raises(LossError, match="before step 100, the run's end; got 20000") as error:
         TokenizerLoss(LossConfig(perceptual=0.0, gan_start_step=20_000), channels=3, steps=100)
@@ -205,6 +211,23 @@ def test_impossible_discriminators_are_refused(wrong):
     with pytest.raises(ValueError) as error:
         DiscriminatorConfig(**wrong)
     one_sentence(error)
+
+
+@pytest.mark.parametrize("norm", ["group", "spectral"])
+def test_the_discriminator_is_that_of_pix2pix(norm):
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(DiscriminatorConfig(base_channels=32, layers=5, norm=norm), channels=3)
+    convs = [module for module in discriminator.modules() if isinstance(module, nn.Conv2d)]
+    widths = [(conv.in_channels, conv.out_channels, conv.stride[0]) for conv in convs]
+    assert widths == [(3, 32, 2), (32, 64, 2), (64, 128, 2), (128, 256, 2), (256, 256, 2), (256, 256, 1), (256, 1, 1)]
+    assert all(conv.kernel_size == (4, 4) and conv.padding == (1, 1) for conv in convs)
+    slopes = [module.negative_slope for module in discriminator.modules() if isinstance(module, nn.LeakyReLU)]
+    assert slopes == [0.2] * 6
+    for conv in convs[1:]:
+        raw = conv.weight if norm == "group" else conv.parametrizations.weight.original
+        assert raw.std().item() == pytest.approx(0.02, rel=0.05)
+    normed = [module.num_channels for module in discriminator.modules() if isinstance(module, nn.GroupNorm)]
+    assert normed == ([64, 128, 256, 256, 256] if norm == "group" else [])
 
 
 # LPIPS, with random weights in place of the ones that would be downloaded -----------------------------------------

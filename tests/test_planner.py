@@ -101,6 +101,29 @@ def test_a_preset_that_recomputes_is_planned_so_unless_told_otherwise():
     assert by_preset["memory"]["activations"] < plain["memory"]["activations"]
 
 
+def test_spread_models_gather_two_blocks_at_a_time():
+    with torch.device("meta"):
+        model = VAR(presets.get("duel-var").model)
+    block = sum(parameter.numel() for parameter in model.blocks[0].parameters())
+    gathered = [
+        planner.plan("duel-var", gpus, strategy=strategy)["memory"]["gathered blocks"]
+        for gpus, strategy in ((8, "fsdp"), (8, "ddp"), (1, "fsdp"))
+    ]
+    assert gathered == [2 * 4 * block, 0, 0]
+
+
+def test_a_plan_fits_where_a_tenth_of_the_memory_is_left(monkeypatch):
+    found = planner.plan("duel-var", 1)
+    needed = found["memory"]["sum"]
+    for memory, fits in ((needed / 0.91, False), (needed / 0.89, True)):
+        monkeypatch.setitem(planner.MEMORY, "h100", memory)
+        assert planner.plan("duel-var", 1, gpu="h100")["fits"] == fits
+    faster = planner.plan("duel-var", 1, gpu="h100")
+    assert found["days"] / faster["days"] == pytest.approx(989 / 312)
+    seconds = found["days"] * 86400
+    assert found["images per second"] == pytest.approx(found["steps"] * 64 / seconds)
+
+
 @pytest.mark.parametrize(("strategy", "shards"), [("fsdp", 8), ("ddp", 1)])
 def test_averaged_weights_take_as_much_as_weights(strategy, shards):
     plain = planner.plan("duel-var", 8, strategy=strategy)

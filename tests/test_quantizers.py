@@ -267,6 +267,15 @@ def test_usage_is_recorded_in_training_only():
         assert quantizer.usage_KV[k].tolist() == torch.bincount(tokens[k].flatten(), minlength=12).tolist()
 
 
+@pytest.mark.parametrize("size", [10, 4000])
+def test_initial_codes_fill_a_small_cube_evenly(size):
+    torch.manual_seed(0)
+    codebook = size * MultiScaleQuantizer(ScaleSchedule((1, 2)), size, 32).codebook
+    assert -1 <= codebook.min() < -0.95 and 0.95 < codebook.max() <= 1
+    assert codebook.mean().item() == pytest.approx(0, abs=0.1)
+    assert codebook.square().mean().item() == pytest.approx(1 / 3, abs=0.05)
+
+
 def test_usage_is_an_average_of_which_each_batch_is_a_hundredth():
     quantizer = quantizer_on(ScaleSchedule((1, 2, 4))).train()
     expected = None

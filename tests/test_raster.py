@@ -1,5 +1,7 @@
 """The next-token transformer and its sampling."""
 
+import math
+
 import pytest
 import torch
 
@@ -97,6 +99,56 @@ def test_conditions_are_dropped_in_training_only(gpt):
     torch.manual_seed(0)
     dropped = (gpt.train().prefix(cond) == null).flatten(1).all(1).float().mean()
     assert 0.05 < dropped < 0.16
+
+
+@pytest.mark.parametrize("strength", [1.0, 4.0])
+def test_guidance_goes_from_the_unconditional_past_the_conditional(gpt, strength):
+    cond = condition(gpt, 3)
+    tokens = sample_raster(gpt, None, cond, cfg=strength, greedy=True).tokens
+    with_cond, without = (gpt(c, tokens[:, :-1]) for c in (cond, gpt.null_condition(cond)))
+    assert torch.equal((without + strength * (with_cond - without)).argmax(-1), tokens)
+    if strength > 1:
+        assert not torch.equal(with_cond.argmax(-1), tokens)  # it makes a difference here
+
+
+def test_temperature_and_filters_act_on_the_logits_that_are_drawn_from(gpt):
+    cond = condition(gpt, 4)
+    with torch.no_grad():
+        gpt.head.weight.mul_(3)
+    options = {"top_k": 5, "top_p": 0.8, "cfg": 2.0}
+    drawn = sample_raster(gpt, None, cond, temperature=1.5, generator=torch.Generator().manual_seed(5), **options)
+    generator, expected = torch.Generator().manual_seed(5), torch.zeros(4, 0, dtype=torch.int64)
+    for _ in range(9):
+        with_cond, without = (gpt(c, expected)[:, -1] for c in (cond, gpt.null_condition(cond)))
+        logits = filter_descending((2 * with_cond - without) / 1.5, 5, 0.8)
+        new = torch.multinomial(logits.softmax(-1), 1, replacement=True, generator=generator)
+        expected = torch.cat([expected, new], dim=1)
+    assert torch.equal(drawn.tokens, expected)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_initial_weights_have_the_published_scales(style):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**{**STYLES[style], "width": 128, "codebook_size": 64, "caption_dim": 500}))
+    for name, parameter in model.named_parameters():
+        if name == "head.weight" or name.endswith("bias"):
+            assert not parameter.any(), name
+        elif name == "null_caption":
+            assert parameter.std().item() == pytest.approx(1 / math.sqrt(500), rel=0.1)
+        elif parameter.dim() > 1:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
+        else:
+            assert (parameter == 1).all(), name  # of norms
+
+
+def test_without_other_words_a_transformer_is_llamagen_b():
+    config = GPTConfig()
+    assert (config.depth, config.width, config.heads, config.grid) == (12, 768, 12, (16, 16))
+    assert (config.codebook_size, config.num_classes, config.caption_dim) == (16384, 1000, 2048)
+    assert (config.dropout, config.label_dropout, config.norm_eps, config.rope_base) == (0.1, 0.1, 1e-5, 10000)
+    assert (config.prefix, GPTConfig(caption_tokens=120).prefix) == (1, 120)
+    assert [GPTConfig(width=width, heads=4).mlp_width for width in (768, 1024, 1280)] == [2048, 2816, 3584]
+    assert GPTConfig(style="gpt2").mlp_width == 3072 and GPTConfig(hidden=100).mlp_width == 100
 
 
 def assert_dropped(got: torch.Tensor, whole: torch.Tensor, rate: float) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import NETS, tokenizer_config, wake
 
-from minivar.scales import ScaleSchedule
-from minivar.tokenizer import VQVAE
+from minivar.scales import VAR_256, ScaleSchedule
+from minivar.tokenizer import VQVAE, TokenizerConfig
 
 
 def test_shapes_along_the_way(tokenizer, images):
@@ -119,6 +119,16 @@ def test_tokens_of_another_shape_are_refused(tokenizer, counts):
     for use in (tokenizer.decode, tokenizer.decode_pyramid, tokenizer.teacher_inputs):
         with pytest.raises(ValueError, match=r"with \(1, 4, 16\) tokens; got shapes \["):
             use(tokens)
+
+
+def test_without_other_words_a_tokenizer_is_the_published_one():
+    config = TokenizerConfig()
+    assert (config.image_size, config.latent_grid, config.schedule) == ((256, 256), (16, 16), VAR_256)
+    assert (config.codebook_size, config.code_dim, config.z_channels) == (4096, 32, None)
+    assert (config.beta, config.num_phi, config.phi_ratio, config.quant_conv_kernel) == (0.25, 4, 0.5, 3)
+    nets = config.nets
+    assert (nets.base_channels, nets.multipliers, nets.res_blocks) == (160, (1, 1, 2, 2, 4), 2)
+    assert (nets.groups, nets.patch, nets.stride, nets.image_channels) == (32, 1, 16, 3)
 
 
 def test_channels_that_groups_do_not_divide_are_refused():

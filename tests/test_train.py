@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import Interrupted, Stopping, tokenizer_config, var_config
+from conftest import Interrupted, Stopping, tokenizer_config, var_config, wake
 
 from minivar import checkpoints, data, evaluation, files, training
 from minivar.data import ArraySet
@@ -322,6 +322,43 @@ def test_every_scale_uses_many_codes_after_a_short_training_on_digits(tmp_path):
     # Without revival the codebook collapses: the last scale stayed at .158 and .170.
     floors = (0.009, 0.15, 0.19, 0.32)
     assert all(u["used"] >= floor for u, floor in zip(usage, floors)), usage
+
+
+def test_the_loss_of_next_scale_prediction_is_the_cross_entropy_of_every_token():
+    torch.manual_seed(0)
+    tokenizer, model = wake(VQVAE(tokenizer_config())), wake(VAR(var_config()))
+    loss, stats = training.VARTask(model, tokenizer, blobs()).loss(torch.arange(6), torch.device("cpu"))
+    images, labels = blobs().batch(torch.arange(6))
+    tokens = tokenizer.encode(images)
+    logits = model(labels, tokenizer.teacher_inputs(tokens)).double().split((1, 4, 16), 1)
+    losses, hits = [], []
+    for logits_BlV, tokens_Bl in zip(logits, tokens):
+        own = logits_BlV.gather(2, tokens_Bl[..., None])[..., 0]
+        losses.append(logits_BlV.exp().sum(2).log() - own)  # -log softmax
+        hits.append((own == logits_BlV.amax(2)).double())
+    for name, parts in (("scale_losses", losses), ("scale_accuracies", hits)):
+        expected = torch.stack([part.mean() for part in parts]).float()
+        torch.testing.assert_close(stats[name], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, torch.cat(losses, 1).mean().float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stats["accuracy"], torch.cat(hits, 1).mean().float())
+    assert 0 < stats["accuracy"] < 1
+
+
+@pytest.mark.parametrize(("every", "expected"), [(3, [0, 3, 6, 9]), (0, [])])
+def test_dead_codes_are_revived_every_so_many_steps_or_never(tmp_path, every, expected):
+    task, revived = training.TokenizerTask(VQVAE(tokenizer_config()), blobs(), revive_every=every), []
+    task.model.quantizer.revive_dead_codes = lambda residuals: revived.append(len(residuals))
+    steps, original = [], task.after_step
+
+    def after_step(step):
+        before = len(revived)
+        original(step)
+        steps.extend([step] * (len(revived) - before))
+
+    task.after_step = after_step
+    training.fit(task, TINY, tmp_path, progress=False)
+    assert steps == expected
+    assert revived == [3] * len(expected)  # the residuals of all scales
 
 
 # Killed and resumed -----------------------------------------------------------------------------------------------

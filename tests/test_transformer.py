@@ -122,6 +122,34 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert drop_path(x, 0.25, training=False) is x
 
 
+def test_the_published_rule_ties_width_and_drop_path_to_depth():
+    for depth in (16, 20, 24, 30):
+        config = VARConfig.from_depth(depth)
+        assert (config.depth, config.width, config.heads) == (depth, 64 * depth, depth)
+        assert config.drop_path == pytest.approx(0.1 * depth / 24)
+    assert VARConfig() == VARConfig.from_depth(16)
+    config = VARConfig()
+    assert (config.mlp_ratio, config.num_classes, config.codebook_size, config.code_dim) == (4, 1000, 4096, 32)
+    assert (config.label_dropout, config.gamma_init) == (0.1, 1e-3)
+
+
+@pytest.mark.parametrize("branch", ["attention", "mlp"])
+def test_each_residual_branch_is_dropped_for_whole_samples(branch):
+    block = wake(VAR(var_config(drop_path=0.5))).blocks[1]
+    assert block.drop_path_rate == 0.5
+    silenced = block.mlp.fc2 if branch == "attention" else block.attn.proj  # so that the other is all that is added
+    generator = torch.Generator().manual_seed(0)
+    x, cond = torch.randn(1000, 3, 32, generator=generator), torch.randn(1000, 32, generator=generator)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        silenced.weight.zero_()
+        silenced.bias.zero_()
+        whole, dropped = (block.train(mode)(x, cond, None) - x for mode in (False, True))
+    kept = dropped.flatten(1).abs().amax(1) > 0
+    assert kept.float().mean().item() == pytest.approx(0.5, abs=0.06)
+    torch.testing.assert_close(dropped[kept], 2 * whole[kept], atol=1e-4, rtol=1e-4)
+
+
 def test_drop_path_grows_linearly_with_depth():
     model = VAR(var_config(depth=4, drop_path=0.3))
     assert [block.drop_path_rate for block in model.blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
