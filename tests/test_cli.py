@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import conftest
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from conftest import tokenizer_config, var_config, wake
 from PIL import Image
 
-from minivar import checkpoints, cli, presets, training
+from minivar import checkpoints, cli, precision, presets, sampling, training
 from minivar.cli.sample import parse_classes
-from minivar.cli.shared import SHIPPED
+from minivar.cli.shared import SHIPPED, output
 from minivar.models import VAR
+from minivar.precision import autocast
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE, NetConfig
 from minivar.tokenizer.caches import TokenCache
@@ -177,9 +179,59 @@ def test_the_seed_determines_the_images(capsys, pair, tmp_path):
 
 
 def test_more_images_than_one_batch_holds_are_all_drawn(capsys, pair, tmp_path):
-    arrays = drawn(capsys, pair, tmp_path, "--count", 205)
-    assert len(arrays["images"]) == len(arrays["labels"]) == 205
+    arrays = drawn(capsys, pair, tmp_path, "--count", 105, "--seed", 3)
+    assert len(arrays["images"]) == len(arrays["labels"]) == 105
     assert arrays["labels"][:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    tokenizer, model, header = checkpoints.load_pair(pair)
+    generator, labels = torch.Generator().manual_seed(3), torch.arange(105) % 10
+    first, rest = (
+        sampling.sample(model, tokenizer, part, generator=generator, **header["sampling"]).images.squeeze(1).numpy()
+        for part in labels.split(100)
+    )
+    assert np.array_equal(arrays["images"], np.concatenate([first, rest]))  # a hundred at a time, unless told
+    again = drawn(capsys, pair, tmp_path, "--count", 105, "--seed", 3, "--batch-size", 100)["images"]
+    other = drawn(capsys, pair, tmp_path, "--count", 105, "--seed", 3, "--batch-size", 10)["images"]
+    assert np.array_equal(arrays["images"], again)
+    assert other.shape == again.shape and not np.array_equal(other, again)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [("float32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_samples_are_drawn_in_the_precision_that_is_asked_for(capsys, pair, tmp_path, monkeypatch, numbers, expected):
+    generate, seen = sampling.generate, []
+
+    def watched(*args, **settings):
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return generate(*args, **settings)
+
+    monkeypatch.setattr(sampling, "generate", watched)
+    try:
+        autocast(torch.device("cpu"), numbers)
+    except ValueError:
+        pytest.skip(f"this processor does not compute in {numbers}")
+    arrays = drawn(capsys, pair, tmp_path, "--count", 4, "--precision", numbers)
+    assert seen == [expected]
+    assert arrays["images"].dtype == np.float32 and 0 <= arrays["images"].min() <= arrays["images"].max() <= 1
+
+
+def test_a_precision_that_the_device_does_not_have_is_refused(capsys, pair, tmp_path, monkeypatch):
+    options = ("--checkpoint", pair, "--count", 4, "--out", tmp_path / "a.png", "--precision")
+    said = "The device cpu cannot compute in fp16: expected float32."
+    with monkeypatch.context() as patch:  # what torch does not know, it warns of, and computes in float32
+        patch.setitem(precision.PRECISIONS, "fp16", torch.float64)
+        assert said in refused(capsys, "sample", *options, "fp16")
+
+    def missing(*args):
+        raise RuntimeError("could not create a primitive")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(precision.F, "conv2d", missing)
+        for command in ("sample", "reconstruct"):
+            assert said in refused(capsys, command, *options, "fp16")
+    with pytest.raises(ValueError, match="Unknown precision 'half': expected one of float32, bf16, fp16"):
+        autocast(torch.device("cpu"), "half")
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_colour_images_keep_their_channels(capsys, tmp_path):
@@ -197,6 +249,18 @@ def test_reconstruct_shows_each_image_beside_its_reconstruction(capsys, pair, tm
     assert text.startswith("10 images, each followed by its reconstruction, mean squared error ")
     with Image.open(tmp_path / "r.png") as grid:
         assert grid.size == (10 * 29 + 1, 2 * 29 + 1)
+
+
+def test_reconstructions_are_decoded_in_another_precision_and_batch_by_batch(capsys, pair, tmp_path):
+    def picture(*options: object) -> np.ndarray:
+        run(capsys, "reconstruct", "--checkpoint", pair, "--count", 10, "--out", tmp_path / "r.png", *options)
+        with Image.open(tmp_path / "r.png") as grid:
+            return np.asarray(grid.convert("L")).astype(int)
+
+    whole = picture()
+    assert np.abs(whole - picture("--batch-size", 3)).max() <= 1
+    rounded = np.abs(whole - picture("--precision", "bf16"))
+    assert 0 < rounded.max() < 40 and rounded.mean() < 1  # the tokens are the same, the decoder's numbers are coarser
 
 
 def test_report_lists_files_and_scores(capsys, pair, tmp_path):
@@ -318,11 +382,15 @@ def test_an_unknown_preset_is_refused(capsys, tmp_path, command):
         ("model.depht=3", "No field 'model.depht' to override: expected one of depth, width"),
         ("model.depht=3", "did you mean 'depth'?"),
         ("optimizer=3", "No field 'optimizer' to override"),
-        ("model.depth=deep", "model.depth must be of type int; got 'deep'"),
-        ("model.depth", "model.depth must be of type int; got ''"),
-        ("model_train.batch_size=2.5", "model_train.batch_size must be of type int; got 2.5"),
+        ("model.depth=deep", "model.depth must be a whole number, such as 3; got 'deep'"),
+        ("model.depth", "A setting is written FIELD=VALUE, as in model_train.epochs=5; got 'model.depth'"),
+        ("model_train.batch_size=2.5", "model_train.batch_size must be a whole number, such as 64; got '2.5'"),
+        ("model_train.batch_size=0", "model_train: batch_size must be a whole number in [1, 1e9]; got 0."),
+        ("model_train.log_every=0", "model_train: log_every must be a whole number of at least 1; got 0."),
+        ("model_train.epochs=-1", "model_train: epochs must be a number in (0, 1e6]; got -1.0."),
+        ("model_train.final_weight_decay=abc", "final_weight_decay must be a number, or none; got 'abc'."),
         ("model.heads=5", "Width must be a multiple of heads; got width 192, heads 5"),
-        ("tokenizer.image_size=64", "must be of type tuple; got 64"),
+        ("tokenizer.image_size=64", "tokenizer: The last grid of the schedule must be the latent grid: got (4, 4)"),
         ("model.num_classes=7", "The preset has 7 classes, the data has 10: add --set model.num_classes=10"),
         ("model.codebook_size=100", "do not belong together: (quantizer, grids, V, C)"),
         ("tokenizer_train.batch_size=9000", "The dataset has 8000 images, fewer than one batch of 9000"),
@@ -333,10 +401,14 @@ def test_an_override_that_does_not_fit_is_refused(capsys, tmp_path, setting, wor
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(capsys, tmp_path, device):
-    message = refused(capsys, "train", "--preset", "digits-smoke", "--out", tmp_path, "--device", device)
-    assert f"Cannot use the device '{device}'" in message
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cuda:-1", "cuda:x", "meta", "mkldnn", "cpu:0", ""])
+def test_a_device_that_is_not_there_is_refused(capsys, pair, tmp_path, device):
+    for command in (("train", "--preset", "digits-smoke"), ("sample",), ("reconstruct",)):
+        message = refused(capsys, *command, "--out", tmp_path / "out.png", f"--device={device}")
+        assert message == (
+            f"minivar: Cannot use the device {device!r}: expected cpu, or a cuda or mps that is there.\n"
+        )
+    assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +416,12 @@ def test_a_device_that_is_not_there_is_refused(capsys, tmp_path, device):
     [
         ("10", r"Classes must lie in 0..9; got '10'"),
         ("0-12", r"Classes must lie in 0..9; got '0-12'"),
-        ("5-2", r"Classes must lie in 0..9; got '5-2'"),
+        ("5-2", "A range of classes has the smaller one first, as in 0-9; got '5-2'"),
+        ("3,5-2", "A range of classes has the smaller one first, as in 0-9; got '3,5-2'"),
+        ("3-", "Classes are written as 3, 0-9 or 1,4-6; got '3-'"),
+        ("\u00b2", "Classes are written as 3, 0-9 or 1,4-6; got '\u00b2'"),  # a digit to str.isdigit, not to int
+        ("0-999999999", "Classes must lie in 0..9; got '0-999999999'"),
+        ("9" * 5000, "Classes are written as 3, 0-9 or 1,4-6; got '999"),
         ("cat", "Classes are written as 3, 0-9 or 1,4-6; got 'cat'"),
         ("", "Classes are written as 3, 0-9 or 1,4-6; got ''"),
     ],
@@ -368,7 +445,14 @@ def test_a_missing_or_damaged_checkpoint_is_refused(capsys, pair, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--count", 0, "--count must be at least 1; got 0"),
+        ("--count", 0, "--count must be at least 1; got 0."),
+        ("--count", 10**18, "--count must be at most 1000000; got 1000000000000000000."),
+        ("--batch-size", 0, "--batch-size must be at least 1; got 0."),
+        ("--seed", -1, "--seed must be at least 0; got -1."),
+        ("--seed", 2**64, "--seed must be at most 18446744073709551615; got 18446744073709551616."),
+        ("--cfg", "nan", "cfg nan"),
+        ("--cfg", "inf", "cfg inf"),
+        ("--cfg", 1e38, "cfg of at most 1000; got cfg 1e+38"),
         ("--cfg", -1, "cfg -1.0"),
         ("--top-p", 2, "top_p 2.0"),
         ("--top-k", -3, "top_k -3"),
@@ -394,10 +478,73 @@ def test_a_tokenizer_for_other_images_is_refused(capsys, tmp_path):
     assert "The tokenizer expects images of shape (B, 1, 16, 16); got (50, 1, 28, 28)." in message
 
 
-def test_an_output_that_cannot_be_written_is_refused(capsys, pair, tmp_path):
-    (tmp_path / "file").touch()
-    message = refused(capsys, "sample", "--checkpoint", pair, "--count", 2, "--out", tmp_path / "file" / "grid.png")
-    assert "file" in message
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(capsys, pair, tmp_path, monkeypatch):
+    def nothing_is_drawn(*args, **settings):
+        raise AssertionError
+
+    monkeypatch.setattr(sampling, "generate", nothing_is_drawn)
+    monkeypatch.setattr(VQVAE, "decode", nothing_is_drawn)
+    (tmp_path / "file").write_text("here first")
+    (tmp_path / "folder.png").mkdir()
+    for command in ("sample", "reconstruct"):
+        for name, words in (
+            (tmp_path / "file" / "grid.png", f"Cannot write {tmp_path}/file/grid.png ("),
+            (tmp_path / "folder.png", "is a folder: expected the name of a file."),
+            (tmp_path, "is no name for a picture: expected one that ends in .png, .jpg"),
+            ("", "'' is no name for a picture"),
+            (tmp_path / "grid.xyz", "is no name for a picture"),
+        ):
+            message = refused(capsys, command, "--checkpoint", pair, "--count", 2, "--out", name)
+            assert words in message
+    options = ("--checkpoint", pair, "--out", tmp_path / "new" / "grid.png", "--npz")
+    assert "is a folder: expected the name of a file" in refused(capsys, "sample", *options, tmp_path)
+    assert (tmp_path / "file").read_text() == "here first"
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a file that even root cannot write to")
+def test_a_file_that_cannot_be_replaced_is_refused():
+    with pytest.raises(ValueError, match="Cannot write /proc/version"):
+        output("/proc/version")
+
+
+@pytest.mark.parametrize("sides", ["", "3", "4,8,", "0", "-4", "4;8", "256", "100000000", "\u00b2", "4, 4, 8"])
+def test_impossible_sides_are_refused(capsys, sides):
+    message = refused(capsys, "complexity", f"--sides={sides}", "--no-timing")
+    expected = "three or more different n" if sides == "4, 4, 8" else "--sides is a list of powers of two up to 128"
+    assert expected in message
+
+
+def test_more_memory_than_there_is_is_said_in_one_sentence(capsys, monkeypatch):
+    def fails(error):
+        def describe(*args):
+            raise error
+
+        monkeypatch.setattr("minivar.cli.info.describe", describe)
+        return cli.main(["info"])
+
+    for error in (
+        MemoryError("Unable to allocate"),
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("Storage size calculation overflowed with sizes=[1, 2]"),
+    ):
+        assert fails(error) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("minivar: There is not enough memory: ") and message.count("\n") == 1
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        fails(RuntimeError("a mistake of ours"))
+
+
+def test_a_message_of_several_lines_becomes_one(capsys):
+    assert "No run at two lines: expected" in refused(capsys, "report", "two\nlines")
+
+
+def test_damaged_scores_are_named(capsys, tmp_path):
+    for text in ("[1, 2]", "3", "{", "\xff"):
+        (tmp_path / "scores.json").write_text(text, encoding="latin-1")
+        assert cli.main(["report", str(tmp_path)]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"minivar: {tmp_path}/scores.json is damaged") and message.count("\n") == 1
 
 
 def test_a_run_that_is_not_there_cannot_be_reported(capsys, tmp_path):

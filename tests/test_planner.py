@@ -179,7 +179,11 @@ def test_recipes_are_the_published_ones():
     ("options", "words"),
     [
         (("--gpus", 0), "at least one GPU"),
+        (("--gpus", -1), "at least one GPU"),
         (("--utilisation", 1.5), "utilisation in (0, 1]"),
+        (("--utilisation", 0), "utilisation in (0, 1]"),
+        (("--utilisation", "nan"), "utilisation in (0, 1]"),
+        (("--accumulate", 0), "accumulate must be a whole number of at least 1; got 0"),
         (("--gpus", 7), "multiple of GPUs x accumulate; got 7 GPUs"),
         (("--preset", "var-d99"), "Unknown preset 'var-d99'"),
         (("--gpus", 12, "--slurm"), "12 GPUs do not fill nodes of 8"),
