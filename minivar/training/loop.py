@@ -22,6 +22,7 @@ from minivar import checkpoints
 from minivar.data.pictures import write_unreadable
 from minivar.distributed import Ranks, mean_over_ranks
 from minivar.files import read_tensors, write_tensors
+from minivar.precision import PRECISIONS
 from minivar.training import parallel
 from minivar.training.batches import Batches, total_steps
 from minivar.training.config import TrainConfig, TrainingError
@@ -32,8 +33,6 @@ from minivar.training.schedules import apply_schedules, parameter_groups
 from minivar.training.state import Parts, restore_state, save_state
 from minivar.training.task import Stats, Task
 from minivar.training.validation import heldout_statistics
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": None}
 
 
 def fit(
