@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Show images above what is left of them after tokens and back."""
     device = find_device(args.device)
+    numbers = autocast(device, args.precision)
     check_number("--count", args.count, 1, MOST_IMAGES)
     check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
     tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     parts = []
     for part in images.split(args.batch_size):
         tokens = tokenizer.encode(part.to(device))  # in float32: a token is the nearest code, others would be found
-        with autocast(device, args.precision):
+        with numbers:
             parts.append(tokenizer.decode(tokens).float().cpu())
     rebuilt = torch.cat(parts)
     error = (rebuilt - images).square().mean().item()

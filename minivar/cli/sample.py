@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw images of the given classes, in rotation."""
     device = find_device(args.device)
+    numbers = autocast(device, args.precision)
     check_number("--count", args.count, 1, MOST_IMAGES)
     check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
     check_number("--seed", args.seed, 0, 2**64 - 1)
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     tokenizer, model = tokenizer.to(device), model.to(device)
     started = time.time()
     parts = []
-    with autocast(device, args.precision):
+    with numbers:
         for part in labels.split(args.batch_size):
             drawn = sampling.generate(model, tokenizer, part.to(device), generator, **settings)
             parts.append(drawn.images.float().cpu())
