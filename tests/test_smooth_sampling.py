@@ -20,7 +20,7 @@ import torch
 from parity_cases import CASES, Case
 from torch import Tensor
 
-from minivar import sampler
+from minivar.sampling import next_scale
 
 ROUNDING = 2.0**-24  # half the distance from 1 to the next float32: the largest relative error of one rounding
 PERTURBATIONS = 4
@@ -95,7 +95,7 @@ def given() -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("ratio", [0.0, 1 / 3, 0.5, 1.0])
 def test_soft_codes_are_exact_up_to_rounding(given, ratio):
     logits, exponentials, codebook = given
-    got = sampler.gumbel_codes(logits, codebook, ratio, torch.Generator().manual_seed(1))
+    got = next_scale.gumbel_codes(logits, codebook, ratio, torch.Generator().manual_seed(1))
     assert got.dtype == torch.float32
     exact = exact_weights(logits, exponentials, ratio) @ codebook.to(torch.float64)
     assert ((got - exact).abs() / soft_codes_tolerance(logits, exponentials, codebook, ratio)).max() <= 1
@@ -141,8 +141,8 @@ class Exact:
         longest_sum = 4 * self.case.config["width"]
         self.tolerance = math.sqrt(longest_sum) * max(self.moved)
 
-    def sample(self, models=None, formula=None) -> sampler.Sample:
-        """``sampler.sample`` in float64, with float32's random draws and this file's definition of soft codes."""
+    def sample(self, models=None, formula=None) -> next_scale.Sample:
+        """``sample`` in float64, with float32's random draws and this file's definition of soft codes."""
 
         def exact_codes(logits, codebook, ratio, generator):
             return (
@@ -150,16 +150,16 @@ class Exact:
                 @ codebook
             )
 
-        def float32_draw(logits, generator, draw_tokens=sampler.draw_tokens):
+        def float32_draw(logits, generator, draw_tokens=next_scale.draw_tokens):
             return draw_tokens(logits.to(torch.float32), generator)
 
         case, (model, tokenizer) = self.case, models or self.models
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sampler, "gumbel_codes", exact_codes)
-            patch.setattr(sampler, "draw_tokens", float32_draw)
+            patch.setattr(next_scale, "gumbel_codes", exact_codes)
+            patch.setattr(next_scale, "draw_tokens", float32_draw)
             patch.setattr(Tensor, "float", Tensor.double)  # "at least float32" in the model's code
             generator = torch.Generator().manual_seed(case.seed)
-            return sampler.sample(model, tokenizer, case.labels, **case.options, smooth=True, generator=generator)
+            return next_scale.sample(model, tokenizer, case.labels, **case.options, smooth=True, generator=generator)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -169,7 +169,7 @@ def exact(request) -> Exact:
 
 def test_smoothed_sampling_is_exact_up_to_rounding(exact):
     case, generator = exact.case, torch.Generator().manual_seed(exact.case.seed)
-    got = sampler.sample(case.model, case.tokenizer, case.labels, **case.options, smooth=True, generator=generator)
+    got = next_scale.sample(case.model, case.tokenizer, case.labels, **case.options, smooth=True, generator=generator)
     assert got.images.dtype == torch.float32
     assert torch.equal(got.tokens, case.results["smooth_tokens"])
     assert (got.images - exact.images).abs().max() <= exact.tolerance
