@@ -42,13 +42,12 @@ test: $(STAMP)  ## lint, check spelling and imports, run the tests, then every n
 # without vector instructions, and oneDNN's with the oldest, are the furthest that one machine can go from itself.
 ELSEWHERE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 NUMERICAL := parity parity_llamagen smooth_sampling sampler quantizers vector_quantizer tokenizer transformer raster \
-	raster_training losses metrics scales shipped data data_digits data_emoji exercises train gan_training
+	raster_training losses metrics scales shipped data data_digits data_emoji exercises train loop_by_hand gan_training
 
 test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would, on one thread and on four
-	@workers=$$($(PY) -c 'import xdist; print("-n 2")' 2>/dev/null); \
-	for threads in 1 4; do \
+	@for threads in 1 4; do \
 		echo "$(ELSEWHERE), threads: $$threads"; \
-		$(ELSEWHERE) MINIVAR_TEST_THREADS=$$threads $(PY) -m pytest -q $$workers \
+		$(ELSEWHERE) OMP_WAIT_POLICY=passive MINIVAR_TEST_THREADS=$$threads $(PY) -m pytest -q -n $(WORKERS) \
 			-m "not slow and not distributed" $(NUMERICAL:%=tests/test_%.py) || exit 1; \
 	done
 
