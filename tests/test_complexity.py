@@ -124,6 +124,38 @@ def test_cache_bytes_are_those_of_the_real_caches(monkeypatch):
         assert expected <= real <= expected + spare
 
 
+def test_the_small_models_of_the_chapters_differ_in_their_order_alone():
+    gpt, var = complexity.small_gpt(4).config, complexity.small_var(4).config
+    for config in (gpt, var):
+        shape = (config.depth, config.width, config.heads, config.codebook_size, config.num_classes)
+        assert shape == (2, 64, 1, 256, 10)
+    assert (gpt.grid, gpt.style, var.schedule.final_grid, var.code_dim) == ((4, 4), "llama", (4, 4), 16)
+    # SwiGLU's three matrices of 8 D / 3 are as many weights as the two of 4 D
+    assert 3 * gpt.mlp_width * 64 == pytest.approx(2 * var.mlp_ratio * 64 * 64, rel=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.06, 4), (0.15, 3), (1.5, 2), (5.0, 1)])
+def test_a_call_is_timed_three_times_unless_it_is_long(monkeypatch, seconds, calls):
+    clock, taken = [100.0], []
+
+    def call():
+        taken.append(seconds * (1.0 if len(taken) == 1 else 1.1))  # the second is the fastest, if there is one
+        clock[0] += taken[-1]
+
+    monkeypatch.setattr(complexity.time, "perf_counter", lambda: clock[0])
+    assert complexity.time_call(call) == pytest.approx(min(taken))
+    assert len(taken) == calls
+
+
+def test_without_a_cache_no_bytes_are_counted_for_one():
+    rows = [complexity.measure(order, 2, count=False, timing=False) for order in complexity.ORDERS]
+    assert [row["cache_bytes"] for row in rows if "cached" not in row["order"]] == [0, 0]
+    for row in rows:  # keys and values of width 64 in two layers, two bytes each
+        if "cached" in row["order"]:
+            assert row["cache_bytes"] == 2 * 64 * 2 * 2 * {"raster-cached": 4, "next-scale-cached": 5}[row["order"]]
+    assert all(row["cache_bytes"] == 0 for row in complexity.published() if not row["cache"])
+
+
 def test_weight_bytes_are_the_matrices_of_layers_and_head():
     for model in (complexity.small_gpt(4), complexity.small_var(4)):
         parts = [*model.blocks.parameters(), model.head.weight]

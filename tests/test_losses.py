@@ -99,6 +99,8 @@ def test_pixel_loss_by_hand():
     loss, stats = pixel_loss(images, reconstruction, l1=0.2, l2=1.0)
     assert stats["l1"] == 1.0 and stats["mse"] == 1.5
     assert loss.item() == pytest.approx(0.2 * 1.0 + 1.5)
+    assert pixel_loss(images, reconstruction)[0] == loss  # the weights of VAR's authors are the defaults
+    assert pixel_loss(images, reconstruction, l1=2.0, l2=3.0)[0].item() == pytest.approx(2 * 1.0 + 3 * 1.5)
 
 
 def test_hinge_losses_by_hand():
@@ -283,7 +285,7 @@ def test_perceptual_moves_with_its_module(perceptual):
 
 def test_perceptual_sizes(perceptual, backbone_weights):
     assert perceptual(torch.zeros(1, 1, 16, 40), torch.ones(1, 1, 16, 40)).isfinite()
-    for wrong in ((1, 3, 15, 32), (1, 4, 32, 32), (32, 32)):
+    for wrong in ((1, 3, 15, 32), (1, 4, 32, 32), (32, 32), (1, 3, 32, 32, 32)):
         with pytest.raises(LossError, match="at least 16 pixels") as error:
             perceptual(torch.zeros(wrong), torch.zeros(wrong))
         assert str(wrong) in one_sentence(error)

@@ -1,10 +1,12 @@
 """The residual pyramid against plain loops, its gradients, its loss, and the health of its codebook."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from minivar.precision import full_precision
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import MultiScaleQuantizer, phi_indices
 
@@ -255,6 +257,16 @@ def test_autocast_changes_no_token_and_no_sum():
     assert all(torch.equal(a, b) for a, b in zip(plain.tokens, mixed.tokens))
     assert torch.equal(plain.quantized, mixed.quantized)
     assert torch.equal(inputs, quantizer.teacher_inputs(plain.tokens))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "xpu"])
+def test_full_precision_switches_autocast_off_whatever_the_device(device):
+    context = full_precision(SimpleNamespace(device=torch.device(device)))
+    assert isinstance(context, torch.autocast)
+    assert context.device == device and not context._enabled
+    with torch.autocast("cpu", dtype=torch.bfloat16), full_precision(torch.zeros(1)):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert full_precision(torch.zeros(1, device="meta")).__enter__() is None  # where autocast is unknown
 
 
 def test_usage_is_recorded_in_training_only():
