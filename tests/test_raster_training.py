@@ -218,12 +218,13 @@ def test_llamagen_presets_are_the_published_recipes(size, pixels, side):
 # Command line -----------------------------------------------------------------------------------------------------
 
 QUICK = {
+    "views": 1,
     "tokenizer.nets.base_channels": 8,
-    "tokenizer_train.epochs": 0.02,
+    "tokenizer_train.epochs": 0.08,
     "tokenizer_train.batch_size": 32,
     "model.width": 32,
     "model.hidden": 32,
-    "model_train.epochs": 0.02,
+    "model_train.epochs": 0.08,
     "model_train.batch_size": 32,
 }
 
