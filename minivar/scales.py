@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGEST = 4096  # cells along a side: 64 K pixels, at 16 to a cell
+
 
 @dataclass(frozen=True)
 class ScaleSchedule:
     """Grids (h_k, w_k) of the K scales, coarse to fine; the last one is the tokenizer's latent grid.
 
     ``grids`` may be given as pairs or, for square grids, as sides: ``ScaleSchedule((1, 2, 3, 4))``.
-    Raises ``ValueError`` unless there is a scale, every side is a positive integer, and each grid is larger than
+    Raises ``ValueError`` unless there is a scale, every side is an integer in 1..4096, and each grid is larger than
     the one before it: no side shrinks and at least one grows.
     """
 
@@ -25,17 +27,20 @@ class ScaleSchedule:
 
     def __post_init__(self) -> None:
         if not isinstance(self.grids, tuple | list):
-            raise ValueError(f"A scale schedule is a tuple of grids; got {self.grids!r}.")
+            raise ValueError(f"A scale schedule is a tuple of grids; got {self.grids!r:.80}.")
         grids = tuple(tuple(g) if isinstance(g, tuple | list) else (g, g) for g in self.grids)
         if not grids:
             raise ValueError("A scale schedule needs at least one grid; got none.")
         for grid in grids:
-            if len(grid) != 2 or not all(isinstance(side, int) and side > 0 for side in grid):
-                raise ValueError(f"Each grid of a scale schedule is a pair of positive integers; got {grid}.")
+            if len(grid) != 2 or not all(type(side) is int and 0 < side <= LARGEST for side in grid):
+                raise ValueError(
+                    f"Each grid of a scale schedule (at most {LARGEST} x {LARGEST}) is a pair of positive integers; "
+                    f"got {grid!r:.80}."
+                )
         for (h0, w0), (h1, w1) in zip(grids, grids[1:], strict=False):
             if h1 < h0 or w1 < w0 or (h1, w1) == (h0, w0):
                 raise ValueError(
-                    f"The grids of a scale schedule must increase; got {h1}x{w1} after {h0}x{w0} in {grids}."
+                    f"The grids of a scale schedule must increase; got {h1}x{w1} after {h0}x{w0} in {grids!r:.80}."
                 )
         object.__setattr__(self, "grids", grids)
 
