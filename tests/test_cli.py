@@ -330,7 +330,7 @@ def test_tokenize_says_what_it_wrote_and_goes_on(capsys, cached, tmp_path):
     assert text == f"The tokens of 2,000 images x 1 views are in {tmp_path}.\n"
     assert run_quietly(capsys, "tokenize", *options) == text
     message = refused(capsys, "tokenize", "--checkpoint", run_folder, "--out", tmp_path)
-    assert f"{tmp_path} holds another token cache (images: 2000 there, 8000 asked for" in message
+    assert f"{tmp_path} holds another token cache (images: 2000 there, 7200 asked for" in message
 
 
 def test_tokenize_refuses_what_it_cannot_know(capsys, pair, tmp_path):
@@ -393,7 +393,7 @@ def test_an_unknown_preset_is_refused(capsys, tmp_path, command):
         ("tokenizer.image_size=64", "tokenizer: The last grid of the schedule must be the latent grid: got (4, 4)"),
         ("model.num_classes=7", "The preset has 7 classes, the data has 10: add --set model.num_classes=10"),
         ("model.codebook_size=100", "do not belong together: (quantizer, grids, V, C)"),
-        ("tokenizer_train.batch_size=9000", "The dataset has 8000 images, fewer than one batch of 9000"),
+        ("tokenizer_train.batch_size=9000", "The dataset has 7200 images, fewer than one batch of 9000"),
     ],
 )
 def test_an_override_that_does_not_fit_is_refused(capsys, tmp_path, setting, words):

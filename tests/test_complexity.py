@@ -264,7 +264,8 @@ def test_the_command_prints_everything(capsys):
 
 
 @pytest.mark.parametrize(
-    ("sides", "words"), [("4,a", "list of powers of two"), ("4,6,8", "got 6"), ("4,8", "three or more different n")]
+    ("sides", "words"),
+    [("4,a", "list of powers of two"), ("4,6,8", "got '4,6,8'"), ("4,8", "three or more different n")],
 )
 def test_sides_that_cannot_be_meant_are_refused(capsys, sides, words):
     assert cli.main(["complexity", "--sides", sides, "--no-timing"]) == 2

@@ -466,7 +466,7 @@ def test_a_whole_table_can_be_given_and_changed_at_once():
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("model_train.epochs", "2", "model_train.epochs must be a number, such as 5; got '2'."),
+        ("model_train.epochs", "2", "model_train.epochs must be a number, such as 5.556; got '2'."),
         ("model_train.batch_size", 2.0, "model_train.batch_size must be a whole number, such as 64; got 2.0."),
         ("model_train.batch_size", True, "model_train.batch_size must be a whole number, such as 64; got True."),
         (
@@ -474,7 +474,7 @@ def test_a_whole_table_can_be_given_and_changed_at_once():
             [0.9, 0.95],
             "model_train.betas must be two numbers, such as 0.9,0.95; got [0.9, 0.95].",
         ),
-        ("model_train.clip", None, "model_train.clip must be a number, such as 2.0; got None."),
+        ("model_train.clip", None, "model_train.clip must be a number, such as 2; got None."),
         ("model.schedule", (1, 2), "model.schedule must be a ScaleSchedule, such as 1,2,3,4; got (1, 2)."),
         ("model", 3, "model has fields, which are set one by one: expected one of depth"),
         ("model.depth", torch.ones(9, 9), "model.depth must be a whole number, such as 3; got tensor("),

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from minivar import data
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 COUNTS = [1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978]
@@ -60,9 +63,11 @@ def test_a_prefix_is_a_random_sample(digits):
 
 def test_card_states_the_counts(digits):
     heldout = np.bincount(digits["labels"][digits["heldout"]]).tolist()
-    training = np.bincount(digits["labels"][~digits["heldout"]]).tolist()
+    training = torch.bincount(data.load("digits").labels).tolist()
+    validation = torch.bincount(data.load("digits", "validation").labels).tolist()
     assert card_row("all") == [*COUNTS, 10000]
-    assert card_row("training") == [*training, 8000]
+    assert card_row("training") == [*training, 7200]
+    assert card_row("validation") == [*validation, 800]
     assert card_row("held out") == [*heldout, 2000]
 
 

@@ -100,9 +100,9 @@ def half(tmp_path, capsys) -> Path:
     [
         ({"model_train__batch_size": 200}, "The dataset has 128 images, fewer than one batch of 200."),
         ({"model_train__accumulate": 3}, "A batch of 32 images must be a multiple of ranks x accumulate; got 1"),
-        ({"model_train__ema": 1.0}, "The decay of averaged weights must be in [0, 1)"),
+        ({"model_train__ema": 1.0}, "ema must be a number in [0, 1); got 1.0"),
         ({"model_train__checkpoint_every": 3}, "checkpoint_every must be a multiple of log_every (2); got 3."),
-        ({"model_train__precision": "half"}, "The precision is bf16, fp16 or float32; got 'half'."),
+        ({"model_train__precision": "half"}, "precision must be 'bf16', 'fp16' or 'float32'; got 'half'."),
     ],
 )
 def test_what_the_transformer_cannot_do_is_said_before_the_tokenizer_trains(capsys, tmp_path, settings, words):
@@ -112,7 +112,7 @@ def test_what_the_transformer_cannot_do_is_said_before_the_tokenizer_trains(caps
 
 def test_a_batch_that_ranks_cannot_share_is_refused():
     with pytest.raises(TrainingError, match=r"A batch of 16 images must be a multiple of .* got 3 ranks and accum"):
-        training.check_config(TINY, Ranks(count=3), size=96)
+        training.check_config(TINY, Ranks(count=3), 96, None)
 
 
 def test_the_folder_of_another_preset_is_refused(capsys, finished, tmp_path):

@@ -53,7 +53,7 @@ class LinearTask(TokenizerTask):
     def loss(self, index, device):
         return linear(self.model, self.along, index.float().mean()), {}
 
-    def evaluate(self, device):
+    def statistics(self):
         return {}
 
     def pictures(self, device):

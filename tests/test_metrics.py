@@ -143,7 +143,7 @@ def test_every_score_of_a_judgement_is_what_its_description_says(classifier):
     images = (F.avg_pool2d(images, 3, 1, 1) + 1) / 2
     scores = evaluation.judge_digits(classifier[0], images, labels)
     pick = torch.Generator().manual_seed(0)
-    train, heldout = (data.load("digits", split) for split in ("train", "heldout"))
+    train, heldout = (data.load("digits", split) for split in ("train+validation", "heldout"))
     chosen = [each.batch(torch.randperm(len(each), generator=pick)[:80])[0] for each in (train, heldout)]
     with torch.no_grad():
         train_80, heldout_80, fake = (classifier[0].features(x).double().numpy() for x in (*chosen, images * 2 - 1))

@@ -43,7 +43,9 @@ def finished(tmp_path_factory):
 
 
 def watch_of(path, first: int = 0, steps: int = 6) -> Watch:
-    return Watch("var", path, first, steps, dataclasses.replace(TINY, log_every=3), progress=False)
+    return Watch(
+        "var", path, first, steps, dataclasses.replace(TINY, log_every=3, checkpoint_every=6), progress=False
+    )
 
 
 def test_an_entry_is_the_mean_since_the_last_one(tmp_path):

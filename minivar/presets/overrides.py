@@ -87,7 +87,8 @@ def _is_table(value: object) -> bool:
 def _expected(path: str, hint: object, value: object) -> str:
     if _is_table(value):
         return f"{path} has fields, which are set one by one: expected one of {', '.join(annotations(type(value)))}"
-    example = "" if value is None or isinstance(value, str) else f", such as {as_text(value)}"
+    shown = f"{value:.4g}" if isinstance(value, float) else as_text(value)
+    example = "" if value is None or isinstance(value, str) else f", such as {shown}"
     return f"{path} must be {in_words(hint)}{example}"
 
 
