@@ -161,7 +161,7 @@ def changed(draw, names=tuple(presets.PRESETS)):
     texts = []
     for _ in range(draw(st.integers(1, 3))):
         field = draw(
-            mostly(st.sampled_from(leaves(preset)), st.sampled_from(["model", "", "a.", "modle.depth", "a b"]))
+            mostly(st.sampled_from(leaves(preset)), st.sampled_from(["model", "", "a.", "mdl.depth", "a b"]))
         )
         known = field in leaves(preset)
         hint = field_of(preset, field)[0] if known else str
