@@ -88,6 +88,9 @@ def test_a_start_after_the_end_is_refused():
     with pytest.raises(LossError, match="before step 100, the run's end; got 20000") as error:
         TokenizerLoss(LossConfig(perceptual=0.0, gan_start_step=20_000), channels=3, steps=100)
     one_sentence(error)
+    with pytest.raises(LossError, match="before step 100, the run's end; got 100"):
+        TokenizerLoss(config(gan_start_step=100), channels=3, steps=100)  # steps count from 0
+    assert TokenizerLoss(config(gan_start_step=99), channels=3, steps=100).gan_factor(99) == 1
     assert TokenizerLoss(config(gan_start_step=99, gan=0.0), channels=3, steps=10).discriminator is None
 
 
