@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 PRESETS: dict[str, Preset] = {
-    "digits-smoke": digits("digits-smoke", 375, 375),  # steps of the tokenizer, of the transformer
+    "digits-smoke": digits("digits-smoke", 375, 375, validate_every=50),  # steps of the tokenizer, of the transformer
     "digits": digits("digits", 1500, 2500, views=4),
     "digits-long": digits("digits-long", 4000, 10_000, views=16),
     "emoji": emoji("emoji", 3394, 27_152),

@@ -10,8 +10,10 @@ IMAGES = 7_200  # of the training split
 BATCH = 64
 
 
-def digits(name: str, tokenizer_steps: int, var_steps: int, views: int = 1) -> Preset:
-    """The digits runs differ in how many steps they train, and on how many views of each image."""
+def digits(
+    name: str, tokenizer_steps: int, var_steps: int, views: int = 1, validate_every: int | None = None
+) -> Preset:
+    """The digits runs differ in how many steps they train, on how many views, and how often they validate."""
     steps_an_epoch = IMAGES * views // BATCH
     schedule = ScaleSchedule((1, 2, 3, 4))
     nets = NetConfig(
@@ -25,7 +27,8 @@ def digits(name: str, tokenizer_steps: int, var_steps: int, views: int = 1) -> P
     )
     tokenizer = TokenizerConfig(image_size=28, nets=nets, codebook_size=512, code_dim=16, schedule=schedule)
     var = VARConfig.from_depth(3, num_classes=10, codebook_size=512, code_dim=16, schedule=schedule, gamma_init=0.1)
-    often = {"batch_size": BATCH, "base_lr": 8e-3, "final_lr_ratio": 0.01, "log_every": 25, "checkpoint_every": 250}
+    often = {"log_every": 25, "checkpoint_every": 250, "validate_every": validate_every}
+    often |= {"batch_size": BATCH, "base_lr": 8e-3, "final_lr_ratio": 0.01}
     return Preset(
         name=name,
         dataset="digits",
