@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the tokens")
     parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time (default: 64)")
     parser.add_argument("--shard-size", type=int, default=10_000, help="images in a file (default: 10000)")
-    device = "cpu, cuda, mps (default: cpu); under torchrun each process does a part"
+    device = "cpu or cuda (default: cpu); under torchrun each process does a part"
     parser.add_argument("--device", default="cpu", help=device)
 
 

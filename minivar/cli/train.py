@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = "torchvision's vgg16 weights, for the perceptual term of the loss (default: downloaded where needed)"
     parser.add_argument("--backbone-weights", metavar="FILE", help=weights)
     parser.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
     parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help=strategies)
     override = "change one field of the preset, as in model_train.epochs=5, model.schedule=1,2,4,8; repeatable"

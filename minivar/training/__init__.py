@@ -2,6 +2,8 @@
 
 from minivar.training.batches import Batches, batch_indices, total_steps
 from minivar.training.config import Preset, TrainConfig, TrainingError
+from minivar.training.ema import AveragedWeights
+from minivar.training.interruption import Interrupted
 from minivar.training.loop import check_config, fit
 from minivar.training.progress import read_log
 from minivar.training.schedules import learning_rate, parameter_groups, weight_decay
@@ -10,6 +12,8 @@ from minivar.training.task import Task
 from minivar.training.tasks import GPTTask, TokenizerTask, TokenTask, VARTask
 
 __all__ = [
+    "AveragedWeights",
+    "Interrupted",
     "Batches",
     "GPTTask",
     "Preset",

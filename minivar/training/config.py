@@ -70,6 +70,19 @@ class TrainConfig:
                 )
 
 
+# What leaves the mathematics of a training as it is: a run goes on with other values of these.
+FREE_TO_CHANGE = (
+    "accumulate",
+    "recompute",
+    "compile",
+    "log_every",
+    "checkpoint_every",
+    "validate_every",
+    "validate_images",
+    "keep_best",
+)
+
+
 @dataclass(frozen=True)
 class Preset:
     """One run, from data to samples."""

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
+    set_model_state_dict,
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
@@ -70,6 +71,11 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     if not is_sharded(model):
         return model.state_dict()
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def load_whole(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give a model, sharded or not, the tensors of ``whole_state``, which every rank must have."""
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
 
 
 def _named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:

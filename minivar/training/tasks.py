@@ -176,6 +176,11 @@ class TokenTask(Task):
         return drawn.images.unflatten(0, (2, COLUMNS))
 
 
+def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
+    """-log p of every token, (B, L). Flattened: softmax over a dimension but the last leaps through memory."""
+    return F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none").view_as(tokens_BL)
+
+
 class VARTask(TokenTask):
     """Next scale: cross-entropy over the pyramid, teacher-forced on the image so far; logged by scale."""
 
@@ -185,7 +190,7 @@ class VARTask(TokenTask):
         """-log p(r_k | r_1, ..., r_{k-1}, class), token by token."""
         schedule = self.model.schedule
         logits_BLV = model(labels_B, self.tokenizer.teacher_inputs(schedule.split(tokens_BL)))
-        losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
+        losses_BL = token_losses(logits_BLV, tokens_BL)
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
         return losses_BL, {
             "accuracy": hits_BL.mean(),
@@ -203,7 +208,7 @@ class GPTTask(TokenTask):
         """-log p(x_i | x_1, ..., x_{i-1}, class), token by token."""
         grid = self.model.config.grid
         logits_BLV = model(labels_B, tokens_BL[:, :-1])
-        losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
+        losses_BL = token_losses(logits_BLV, tokens_BL)
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
         return losses_BL, {
             "accuracy": hits_BL.mean(),
