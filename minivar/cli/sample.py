@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smooth", action="store_true", default=None, help="mix codes softly (VAR only)")
     parser.add_argument("--temperature", type=float, help="divides the logits (raster only; default: the preset's)")
     add_device_arguments(parser)
-    together = "images drawn at a time; another number, like another device, draws other images (default: 100)"
-    parser.add_argument("--batch-size", type=int, default=100, help=together)
+    together = "images drawn at a time; another number, like another device, draws other images (default: 100, or"
+    together += " fewer where their key-value caches would take more than 8 GB)"
+    parser.add_argument("--batch-size", type=int, help=together)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
     device = find_device(args.device)
     numbers = autocast(device, args.precision)
     check_number("--count", args.count, 1, MOST_IMAGES)
-    check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
+    if args.batch_size is not None:
+        check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
     check_number("--seed", args.seed, 0, 2**64 - 1)
     tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
     classes = parse_classes(args.classes, model.config.num_classes)
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     started = time.time()
     parts = []
     with numbers:
-        for part in labels.split(args.batch_size):
+        for part in labels.split(args.batch_size or sampling.images_at_once(model.config, args.precision)):
             drawn = sampling.generate(model, tokenizer, part.to(device), generator, **settings)
             parts.append(drawn.images.float().cpu())
     images = torch.cat(parts)

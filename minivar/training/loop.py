@@ -197,7 +197,9 @@ class Run:
         save_state(self.state_path, self.parts, self.identity, done, self.ranks)
         if self.ranks.leads and not self.parts.sharded:
             self.model.eval()
-            self.watch.show(done, self.task.pictures(self.ranks.device))
+            with self._autocast():
+                pictures = self.task.pictures(self.ranks.device)
+            self.watch.show(done, pictures)
             self.model.train()
 
     def stop_if_asked(self, done: int) -> None:

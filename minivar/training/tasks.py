@@ -14,7 +14,7 @@ from minivar.data import ArraySet, Dataset, ImageSet
 from minivar.distributed import copy_from_rank_zero
 from minivar.evaluation.metrics import codebook_usage
 from minivar.models import GPT, VAR
-from minivar.sampling import generate
+from minivar.sampling import generate, images_at_once
 from minivar.tokenizer import PIXEL_LOSS, VQVAE, LossConfig, TokenCache, TokenizerLoss, encode
 from minivar.training.task import Stats, Task
 
@@ -94,7 +94,7 @@ class TokenizerTask(Task):
             index = self.data.order(len(self.data), generator=torch.Generator().manual_seed(0))[:COLUMNS]
             with torch.random.fork_rng(devices=[]):  # a dataset may draw its crops from the global random state
                 self.handful = self.data.batch(index)[0].to(device)
-        rows = torch.stack([self.handful, self.model(self.handful).reconstruction])
+        rows = torch.stack([self.handful, self.model(self.handful).reconstruction.float()])
         return (rows.clamp(-1, 1) + 1) / 2
 
 
@@ -172,8 +172,12 @@ class TokenTask(Task):
         classes = self.model.config.num_classes
         labels_B = torch.arange(2 * COLUMNS, device=device) * max(1, classes // COLUMNS) % classes
         generator = torch.Generator(device).manual_seed(0)
-        drawn = generate(self.model, self.tokenizer, labels_B, generator, **self.sampling)
-        return drawn.images.unflatten(0, (2, COLUMNS))
+        at_once = images_at_once(self.model.config, most=2 * COLUMNS)
+        drawn = [
+            generate(self.model, self.tokenizer, part, generator, **self.sampling).images
+            for part in labels_B.split(at_once)
+        ]
+        return torch.cat(drawn).float().unflatten(0, (2, COLUMNS))
 
 
 def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:

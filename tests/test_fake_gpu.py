@@ -1,0 +1,108 @@
+"""What a GPU would refuse: tensors on two devices, the wrong precision, and waiting for a number in the hot loop."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import tokenizer_config, var_config
+from fake_gpu import DEVICE, dtypes_of, fake_gpu
+from test_gan_training import GAN
+from test_train import TINY, blobs
+
+from minivar import presets, sampling
+from minivar.distributed import Ranks
+from minivar.models import GPT, VAR, GPTConfig
+from minivar.precision import autocast
+from minivar.tokenizer import VQVAE
+from minivar.training import GPTTask, TokenizerTask, VARTask, loop
+
+GRID = GPTConfig(depth=2, width=32, heads=2, grid=(4, 4), codebook_size=16, num_classes=5, hidden=64)
+
+
+class OnTheGPU:
+    """In place of ``Batches``: every batch is there already, as a loader that pins memory would bring it."""
+
+    def __init__(self, data, config, ranks):
+        self.steps, self.config = 100, config
+
+    def epoch(self, step):
+        return 0
+
+    def look_ahead(self, step):
+        pass
+
+    def parts(self, step):
+        return torch.zeros(
+            self.config.accumulate, self.config.batch_size // self.config.accumulate, dtype=torch.int64
+        )
+
+
+def task_of(kind: str):
+    """A task on the fake GPU, without validation."""
+    single = {"quantizer": "single", "schedule": None}
+    tokenizer = VQVAE(tokenizer_config(**(single if kind == "gpt" else {}))).to(DEVICE)
+    if kind in ("tokenizer", "gan"):
+        options = {"loss": GAN} if kind == "gan" else {}
+        return TokenizerTask(tokenizer, blobs(), steps=100, **options)
+    model = (GPT(GRID) if kind == "gpt" else VAR(var_config(drop_path=0.1))).to(DEVICE)
+    return (GPTTask if kind == "gpt" else VARTask)(model, tokenizer, blobs(), DEVICE)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("ema", [0.0, 0.999])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("kind", ["tokenizer", "gan", "var", "gpt"])
+def test_a_training_step_on_a_gpu_waits_for_nothing(kind, precision, ema, accumulate, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "Batches", OnTheGPU)
+    config = dataclasses.replace(TINY, precision=precision, ema=ema, accumulate=accumulate, log_every=4)
+    with fake_gpu():
+        task = task_of(kind)
+        run = loop.Run(task, config, tmp_path, {}, Ranks(DEVICE))
+        run.watch = loop.Watch(task.name, None, 0, 100, config, progress=False)
+        run.model.train()
+        for step in (40, 41):  # after the discriminator's start, and not at an entry of the log
+            with dtypes_of("convolution", "mm", "addmm", "native_group_norm") as found:
+                stats = run.forward_and_backward(step)
+            stats = run.check_finite(step, stats)
+            run.update(step)
+            run.log(step + 1, stats)
+            for parameter in task.model.parameters():
+                assert parameter.device == DEVICE and parameter.dtype == torch.float32
+        products = found["convolution"] | found["mm"] | found["addmm"]
+    # Under autocast most products are in 16 bits; head, quantiser and losses stay in float32.
+    assert (torch.bfloat16 in products) == (precision == "bf16")
+    assert found["native_group_norm"] <= {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["var", "gpt"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_sampling_on_a_gpu_keeps_a_cache_of_its_precision(kind, precision, monkeypatch):
+    dtypes = set()
+    original = sampling.KVCache.append
+
+    def append(self, k, v):
+        dtypes.update((k.dtype, v.dtype))
+        return original(self, k, v)
+
+    monkeypatch.setattr(sampling.KVCache, "append", append)
+    with fake_gpu():
+        task = task_of(kind)
+        labels = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+        monkeypatch.setattr("minivar.sampling.next_scale.check_labels", lambda *_: None)
+        monkeypatch.setattr("minivar.sampling.raster.check_labels", lambda *_: None)
+        with autocast(DEVICE, precision):
+            drawn = sampling.generate(task.model.eval(), task.tokenizer, labels, cfg=2.0)
+    assert drawn.images.shape == (3, 1, 16, 16) and drawn.images.device == DEVICE
+    assert drawn.tokens.device == DEVICE
+    assert dtypes == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+def test_encoding_on_a_gpu_waits_for_nothing():
+    with fake_gpu():
+        tokenizer = VQVAE(presets.get("var-d16").tokenizer).to(DEVICE).eval()
+        images = torch.zeros(2, 3, 256, 256, device=DEVICE)
+        with autocast(DEVICE, "bf16"), dtypes_of("convolution", "native_group_norm", "addmm") as found:
+            tokens = tokenizer.encode(images)
+    assert [part.shape[1] for part in tokens] == [1, 4, 9, 16, 25, 36, 64, 100, 169, 256]
+    assert torch.bfloat16 in found["convolution"]
+    assert found["addmm"] == {torch.float32} == found["native_group_norm"]  # distances between codes
