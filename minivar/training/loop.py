@@ -83,7 +83,9 @@ class Run:
         self.model = task.model
         if config.recompute:
             recompute(self.model)
-        self.wrapped = parallel.wrap(self.model, ranks, task.unused_parameters)
+        on_gpu = ranks.device.type == "cuda"
+        self.precision = PRECISIONS[config.precision] if on_gpu else None  # a CPU trains in float32
+        self.wrapped = parallel.wrap(self.model, ranks, task.unused_parameters, self.precision)
         networks = {"model": self.model}
         if task.discriminator is not None:
             self.discriminator = parallel.wrap(task.discriminator, ranks)
@@ -91,8 +93,6 @@ class Run:
             # The adaptive GAN weight runs a backward pass twice: the first one may not reuse its buffers.
             torch._functorch.config.donated_buffer = False
         task.run = torch.compile(self.wrapped) if config.compile else self.wrapped
-        on_gpu = ranks.device.type == "cuda"
-        self.precision = PRECISIONS[config.precision] if on_gpu else None  # a CPU trains in float32
         self.players = Players(networks, config, ranks.device, fp16=self.precision == torch.float16)
         optimizers, scaler = self.players.optimizers, self.players.scaler
         self.averaged = AveragedWeights(self.model, config.ema)
