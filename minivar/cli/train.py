@@ -1,16 +1,25 @@
 """``minivar train``: a tokenizer and a transformer, by the numbers of a preset."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from minivar import presets, training
+import torch
+
+from minivar import checkpoints, presets, training
 from minivar.distributed import STRATEGIES, join_ranks
 from minivar.tokenizer import TokenCache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``minivar train``."""
-    parser.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)} (default: digits)")
+    names = f"one of {', '.join(presets.PRESETS)} (default: digits, or with --init the one of that checkpoint)"
+    parser.add_argument("--preset", help=names)
+    begin = (
+        "fine-tune: folder with a trained pair, minivar's or published files of VAR or LlamaGen, to start from; the"
+    )
+    begin += " classes are those of the data, and epochs and base_lr had better be lower than in training"
+    parser.add_argument("--init", metavar="DIR", help=begin)
     parser.add_argument("--out", metavar="DIR", help="folder for checkpoints and logs (default: runs/PRESET)")
     folder = "folder of the dataset, where it is not embedded; with --tokens, of its held-out images alone"
     parser.add_argument("--data", metavar="DIR", help=folder)
@@ -33,9 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train a tokenizer and a transformer, next-scale or raster; the same command resumes."""
-    preset = presets.get(args.preset, args.set)
-    if args.stage == "tokenizer" and (args.tokens or args.tokenizer):
-        raise ValueError("--stage tokenizer learns from pixels; got --tokens or --tokenizer, which are made already.")
+    if args.stage == "tokenizer" and (args.tokens or args.tokenizer or args.init):
+        raise ValueError("--stage tokenizer learns from pixels; got --tokens, --tokenizer or --init, which have one.")
+    if args.init and args.tokenizer:
+        raise ValueError("--init brings its tokenizer along; got --tokenizer as well.")
+    if args.init:
+        tokenizer, model, name = checkpoints.load_any_pair(args.init)
+        preset = presets.get(args.preset or _preset_of(model, name), args.set)
+        preset, tokenizer = training.adapted(preset, tokenizer, model)
+    else:
+        preset = presets.get(args.preset or "digits", args.set)
     out = Path(args.out or f"runs/{preset.name}")
     with join_ranks(args.device, args.strategy) as ranks:
         common = {"ranks": ranks, "progress": ranks.leads}
@@ -46,7 +62,16 @@ def run(args: argparse.Namespace) -> None:
         images = tokens_in(args.tokens) if args.tokens else presets.training_set(preset, args.data)
         heldout_images = presets.validation_set(preset, args.data)
         heldout = tokens_in(args.validation_tokens) if args.validation_tokens else heldout_images
-        if args.tokens or args.tokenizer:
+        start = None
+        if args.init:
+            classes = len(images.class_names)
+            preset = dataclasses.replace(preset, model=dataclasses.replace(preset.model, num_classes=classes))
+            start = training.starting_weights(model, classes, preset.model_train.seed)
+            training.check_run(preset, images, args.stage, ranks, heldout)
+            if args.tokens:
+                images.check(tokenizer, preset.model)
+            training.keep_tokenizer(tokenizer, Path(args.init), out, ranks)
+        elif args.tokens or args.tokenizer:
             tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks, heldout)
         else:
             training.check_run(preset, images, args.stage, ranks, heldout)
@@ -54,6 +79,17 @@ def run(args: argparse.Namespace) -> None:
             options = {"backbone_weights": weights, "validation": heldout_images, **common}
             tokenizer = training.train_tokenizer(preset, images, out, **options)
         if args.stage == "all":
-            training.train_model(preset, tokenizer, images, out, validation=heldout, **common)
+            training.train_model(preset, tokenizer, images, out, validation=heldout, start=start, **common)
         if ranks.leads:
             print(f"Checkpoints and metrics.jsonl are in {out}.")
+
+
+def _preset_of(model: torch.nn.Module, name: str | None) -> str:
+    """The preset that a checkpoint was trained by, or else the first one with a transformer of that shape."""
+    if name in presets.PRESETS:
+        return name
+    shape = (type(model.config), model.config.depth, model.config.width)
+    for each, preset in presets.PRESETS.items():
+        if (type(preset.model), preset.model.depth, preset.model.width) == shape:
+            return each
+    raise ValueError(f"No preset has a transformer of depth {shape[1]} and width {shape[2]}: expected --preset.")
