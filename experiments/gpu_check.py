@@ -1,10 +1,10 @@
 """Everything that a GPU does differently, tried on the GPUs that are here: `make gpu-check`, about ten minutes.
 
 python experiments/gpu_check.py                                   # all GPUs of this machine
-python experiments/gpu_check.py --device cpu --quick              # what the tests run: all of it in miniature
+python experiments/gpu_check.py --device cpu --quick     # in miniature, as the tests run it
 
-Trains small models in every precision, compiled, on several processes, stopped and resumed, and compares their losses;
-then takes a few steps of a published preset, and draws with it, at the batch that the planner plans, and compares
+Trains small models in every precision, compiled, on several processes, stopped and resumed, and compares losses; then
+takes a few steps of a published preset, and draws with it, at the batch that the planner plans, and compares
 memory and speed with the plan. Prints a table and writes it, with what the machine is, as Markdown that can be pasted
 into an issue. Ends with 1 if something failed.
 """

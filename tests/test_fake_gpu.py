@@ -15,6 +15,7 @@ from minivar.models import GPT, VAR, GPTConfig
 from minivar.precision import autocast
 from minivar.tokenizer import VQVAE
 from minivar.training import GPTTask, TokenizerTask, VARTask, loop
+from minivar.training.recompute import recompute
 
 GRID = GPTConfig(depth=2, width=32, heads=2, grid=(4, 4), codebook_size=16, num_classes=5, hidden=64)
 
@@ -106,3 +107,47 @@ def test_encoding_on_a_gpu_waits_for_nothing():
     assert [part.shape[1] for part in tokens] == [1, 4, 9, 16, 25, 36, 64, 100, 169, 256]
     assert torch.bfloat16 in found["convolution"]
     assert found["addmm"] == {torch.float32} == found["native_group_norm"]  # distances between codes
+
+
+# Compilation --------------------------------------------------------------------------------------------------------
+
+
+def compiled_graphs(function, *batches) -> int:
+    """How many graphs torch.compile makes for these calls, backward passes included; a break in one is an error."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    run = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for batch in batches:
+        run(*batch).backward()
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def batches_of(count: int, *shapes):
+    """Random inputs: an int is for labels or tokens below 5, of that shape, a tuple for floats."""
+    for _ in range(count):
+        yield [torch.randint(5, shape[1:]) if shape[0] == "int" else torch.randn(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("kind", ["var", "gpt", "tokenizer"])
+def test_a_forward_pass_is_one_graph_without_breaks(kind, recomputed):
+    torch.manual_seed(0)
+    if kind == "tokenizer":
+        model = VQVAE(tokenizer_config()).train()
+        inputs = [[torch.rand(4, 1, 16, 16) * 2 - 1] for _ in range(3)]
+
+        def loss(images):
+            out = run(images)
+            return out.reconstruction.square().mean() + out.loss
+    else:
+        model = (GPT(GRID) if kind == "gpt" else VAR(var_config(drop_path=0.1))).train()
+        second = ("int", 4, 15) if kind == "gpt" else (4, 20, 4)
+        inputs = list(batches_of(3, ("int", 4), second))
+
+        def loss(labels, others):
+            return run(labels, others).square().mean()
+
+    if recomputed:
+        recompute(model)
+    run = model
+    assert compiled_graphs(loss, *inputs) == 1

@@ -9,15 +9,19 @@ import functools
 import math
 import os
 import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
-from conftest import tokenizer_config
+from conftest import tokenizer_config, var_config
 from test_gan_training import GAN, task_of
 from test_train import TINY, blobs, log_of, tiny_preset
 
-from minivar import cli, files, training
+from minivar import cli, files, presets, sampling, training
 from minivar.distributed import Ranks, find_device
+from minivar.precision import tf32
 from minivar.tokenizer import VQVAE, MultiScaleQuantizer, VectorQuantizer
 from minivar.tokenizer.losses import PIXEL_LOSS, LossConfig, TokenizerLoss
 from minivar.training import Interrupted, TokenizerTask, TrainingError, loop
@@ -374,3 +378,59 @@ def test_a_device_that_is_not_there_is_refused_with_its_reason():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"Cannot use the device 'cuda' \(.*\w.*\): expected cpu"):
             find_device("cuda")
+
+
+# Precision ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "convolutions", "products"),
+    [("float32", False, "highest"), ("tf32", True, "high"), ("bf16", True, "high")],
+)
+def test_float32_is_float32_and_tf32_has_to_be_asked_for(precision, convolutions, products):
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    with tf32(torch.device("cuda"), precision):
+        assert torch.backends.cudnn.allow_tf32 == convolutions
+        assert torch.get_float32_matmul_precision() == products
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
+    with tf32(torch.device("cpu"), precision):
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
+
+
+def test_a_precision_that_there_is_not_is_refused():
+    assert dataclasses.replace(TINY, precision="tf32").precision == "tf32"
+    with pytest.raises(TrainingError, match="precision must be float32, tf32, bf16 or fp16; got 'half'"):
+        dataclasses.replace(TINY, precision="half")
+
+
+# Many images --------------------------------------------------------------------------------------------------------
+
+
+def test_as_many_images_are_drawn_at_a_time_as_their_caches_have_room_for():
+    d30, d36 = presets.get("var-d30").model, presets.get("var-d36-s").model
+    # 2 halves of guidance x keys and values x blocks x tokens x width x bytes
+    assert sampling.cache_bytes(d30, "bf16") == 2 * 2 * 30 * 680 * 1920 * 2
+    assert sampling.cache_bytes(d36) == 2 * 2 * 36 * 2240 * 2304 * 4
+    assert sampling.images_at_once(d30, "bf16") == 25
+    assert sampling.images_at_once(d36) == 2
+    assert sampling.images_at_once(var_config()) == 100
+    gpt = presets.get("llamagen-3b-384").model
+    assert sampling.cache_bytes(gpt, "bf16") == 2 * 2 * 24 * (1 + 576) * 3200 * 2
+
+
+def test_any_number_of_processes_draws_the_same_images(tmp_path):
+    command = ["sample", "--evaluator", "samples.npz", "--count", "20", "--batch-size", "4"]
+    pictures = []
+    for ranks in (1, 2):
+        place = tmp_path / str(ranks)
+        place.mkdir()
+        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        words = [sys.executable, *start, "-m", "minivar.cli", *command]
+        done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not (place / "samples.npz.parts").exists()
+        with np.load(place / "samples.npz") as arrays:
+            pictures.append(arrays["arr_0"])
+    assert pictures[0].shape == (20, 28, 28, 3) and pictures[0].std() > 0
+    assert (pictures[0] == pictures[1]).mean() > 0.99  # a near tie may fall the other way with other threads

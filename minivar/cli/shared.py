@@ -21,7 +21,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """``--device`` and ``--precision``, for commands that only run models."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    numbers = "of matrix products; bf16 and fp16 are for GPUs, and change images a little (default: float32)"
+    numbers = "of matrix products; all but float32 are for GPUs, and change images a little (default: float32)"
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help=numbers)
 
 

@@ -8,6 +8,7 @@ from minivar import checkpoints, data, presets
 from minivar.cli.shared import SHIPPED
 from minivar.data import SPLITS
 from minivar.distributed import join_ranks
+from minivar.precision import tf32
 from minivar.tokenizer import VQVAE, TokenCache, write_cache
 
 
@@ -35,7 +36,9 @@ def run(args: argparse.Namespace) -> None:
     with join_ranks(args.device) as ranks:
         images = images_to_tokenize(args, tokenizer, header.get("preset"))
         sizes = {"shard_size": args.shard_size, "batch_size": args.batch_size}
-        if write_cache(tokenizer, images, args.out, ranks=ranks, progress=ranks.leads, **sizes):
+        with tf32(ranks.device, "float32"):  # tokens are made once: let them be the nearest codes
+            complete = write_cache(tokenizer, images, args.out, ranks=ranks, progress=ranks.leads, **sizes)
+        if complete:
             cache = TokenCache(args.out, verify=False)
             lost = f"; {len(cache.unreadable)} could not be read, see cache.json" if cache.unreadable else ""
             print(f"The tokens of {len(cache):,} images x {cache.views} views are in {args.out}{lost}.")

@@ -23,7 +23,7 @@ from minivar.distributed import Ranks
 from minivar.evaluation.results import ProtocolError
 from minivar.files import weights_fingerprint, write_atomically
 from minivar.models import GPT, VAR
-from minivar.precision import autocast
+from minivar.precision import computing
 from minivar.sampling import generate, images_at_once
 from minivar.tokenizer import VQVAE
 
@@ -82,7 +82,7 @@ def write_samples(
         if files[number].is_file():
             continue
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
-        with autocast(device, precision):
+        with computing(device, precision):
             drawn = generate(model, tokenizer, parts[number].to(device), generator, **settings)
         images = drawn.images.float() * 2 - 1
         if size is not None and images.shape[-1] != size:

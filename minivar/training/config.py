@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from minivar.checks import check
 from minivar.models import GPTConfig, VARConfig
+from minivar.precision import PRECISIONS
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
 from minivar.tokenizer import PIXEL_LOSS, LossConfig, TokenizerConfig
 
@@ -29,7 +30,7 @@ class TrainConfig:
     clip: float = 2.0  # gradient norm
     ema: float = 0.0  # decay of averaged weights, which then are the result; 0: none
     accumulate: int = 1  # parts that each rank's share of a batch is cut into, one backward pass each
-    precision: str = "bf16"  # of autocast: bf16, fp16 or float32; a CPU trains in float32
+    precision: str = "bf16"  # bf16, fp16, tf32 or float32 (``minivar.precision``); a CPU trains in float32
     recompute: bool = False  # activations of the blocks in the backward pass: less memory, a third more time
     compile: bool = False  # torch.compile
     seed: int = 0
@@ -56,7 +57,7 @@ class TrainConfig:
             clip="(0, inf)",
             ema="[0, 1)",
             accumulate="[1, inf)",
-            precision=("bf16", "fp16", "float32"),
+            precision=tuple(PRECISIONS),
             seed="[0, 4294967295]",
             log_every="[1, inf)",
             checkpoint_every="[1, inf)",

@@ -21,7 +21,7 @@ from minivar import checkpoints
 from minivar.data.pictures import write_unreadable
 from minivar.distributed import Ranks
 from minivar.files import read_tensors, write_tensors
-from minivar.precision import PRECISIONS
+from minivar.precision import PRECISIONS, tf32
 from minivar.training import parallel
 from minivar.training.batches import Batches, total_steps
 from minivar.training.config import FREE_TO_CHANGE, TrainConfig, TrainingError
@@ -56,7 +56,7 @@ def fit(
     ranks = ranks or Ranks(next(task.model.parameters()).device)
     run = Run(task, config, Path(out), header or {}, ranks)
     first = run.start(progress)
-    with closing(run.watch), run.interruption:  # a bar that is open would hide what an error says
+    with closing(run.watch), run.interruption, tf32(ranks.device, config.precision):  # an open bar would hide errors
         for step in range(first, run.steps):
             stats = run.forward_and_backward(step)
             stats = run.check_finite(step, stats)
