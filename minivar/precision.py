@@ -40,7 +40,7 @@ def tf32(device: torch.device, precision: str):
 
 
 def computing(device: torch.device, precision: str = "float32"):
-    """Context in which ``device`` multiplies matrices in one of ``PRECISIONS``; ``ValueError``, at once, if it cannot."""
+    """Context in which ``device`` multiplies matrices in one of ``PRECISIONS``; ``ValueError`` now if it cannot."""
     sixteen_bits = autocast(device, precision)
 
     @contextmanager

@@ -4,11 +4,13 @@ torchrun --nproc-per-node N tests/distributed_run.py OUT STRATEGY [name=value of
 """
 
 import dataclasses
+import functools
 import os
 import signal
 import sys
 
 import torch
+import torch.distributed as dist
 from conftest import tokenizer_config, var_config, wake
 from test_train import TINY, blobs
 from test_validation import heldout
@@ -33,7 +35,27 @@ class Fragile(VARTask):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def write_down_collectives(out: str) -> None:
+    """Every call between processes goes, with the shape of what travels, into a file of this rank."""
+    path = f"{out}.collectives.{os.environ.get('RANK', 0)}"
+    for name in ("all_reduce", "broadcast", "barrier", "all_gather_object"):
+        original = getattr(dist, name)
+
+        def watched(*args, name=name, original=original, **kwargs):
+            travels = next((tuple(each.shape) for each in args if isinstance(each, torch.Tensor)), "")
+            with open(path, "a") as file:
+                print(name, travels, file=file)
+            return original(*args, **kwargs)
+
+        setattr(dist, name, watched)
+
+
 def main(out: str, strategy: str, *settings: str) -> None:
+    write_down_collectives(out)
+    if (
+        "compile=true" in settings
+    ):  # traced as for the real backend, without the code that a compiler would make of it
+        torch.compile = functools.partial(torch.compile, backend="aot_eager")
     kills = [setting for setting in settings if setting.startswith("kill_at=")]
     kill_at = int(kills[0].partition("=")[2]) if kills else None
     changes = presets.parse_settings(TINY, [setting for setting in settings if setting not in kills])

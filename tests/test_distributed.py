@@ -94,3 +94,18 @@ def test_averaged_and_best_weights_are_the_same_sharded_or_not(tmp_path):
     for one, other in (weights, best):
         for key, value in one.items():
             torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_all_ranks_speak_to_each_other_in_the_same_order_whoever_writes(tmp_path, strategy):
+    out = tmp_path / "run"
+    assert launch(out, 2, strategy, keep_best="true", ema=0.8) == 0
+    said = [(tmp_path / f"run.collectives.{rank}").read_text().splitlines() for rank in range(2)]
+    assert said[0] == said[1]
+    assert len(said[0]) > 20
+
+
+@pytest.mark.parametrize(("ranks", "strategy"), [(0, "ddp"), (2, "ddp"), (2, "fsdp")])
+def test_compilation_recomputation_and_averaging_go_together(alone, tmp_path, ranks, strategy):
+    assert launch(tmp_path / "run", ranks, strategy, compile="true", recompute="true", ema=0.8) == 0
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-4)

@@ -101,8 +101,8 @@ def grids_of(config: TokenizerConfig, image_shape: tuple[int, int, int]) -> tupl
 def encode(tokenizer: VQVAE, images: Tensor) -> Tensor:
     """Images (B, channels, height, width) in [-1, 1] -> int64 tokens (B, L), all scales in a row.
 
-    In float32 even within autocast, as published: a token is the nearest code, and bfloat16 would pick others. Whether
-    that may be TF32 is the caller's choice (``precision.tf32``): in training it is, as in the published trainers.
+    In float32 even within autocast, as published: a token is the nearest code, and bfloat16 would pick others.
+    Whether that may be TF32 is the caller's choice (``precision.tf32``): in training it may, as in VAR's trainer.
     """
     images = images.to(next(tokenizer.parameters()).device)
     with full_precision(images):
