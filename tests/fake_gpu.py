@@ -2,7 +2,9 @@
 
 Under ``FakeTensorMode`` every operation checks devices and dtypes as a GPU would, so tensors on two devices do not
 meet by mistake, and whoever asks for a number (``item``, ``bool``, ``tolist``, ``nonzero``), for which the CPU would
-have to wait for the GPU, fails: there is none.
+have to wait for the GPU, fails: there is none. The one thing that PyTorch refuses to do without a GPU is to run its
+own backward pass, which wants a CUDA stream. In its place every parameter that the loss was computed from gets a
+gradient of its own shape, dtype and device.
 """
 
 from contextlib import contextmanager
@@ -14,12 +16,39 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 DEVICE = torch.device("cuda", 0)
 
 
+def parameters_of(loss: torch.Tensor) -> list[torch.Tensor]:
+    """The leaves of the graph that a loss was computed by."""
+    leaves, seen, waiting = [], set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return leaves
+
+
+def backward(loss: torch.Tensor, *_, **__) -> None:
+    """In place of ``Tensor.backward``."""
+    for leaf in parameters_of(loss):
+        leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad + torch.zeros_like(leaf)
+
+
+def gradients(_, inputs, *__, **___):
+    """In place of ``torch.autograd.grad``."""
+    inputs = (inputs,) if isinstance(inputs, torch.Tensor) else inputs
+    return tuple(torch.zeros_like(each) for each in inputs)
+
+
 @contextmanager
 def fake_gpu():
     """Yields the mode; autocast for CUDA, which switches itself off where there is no GPU, stays on."""
     available = mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     sixteen = mock.patch("torch.cuda.is_bf16_supported", lambda *_, **__: True)
-    with available, sixteen, FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    ours = mock.patch("torch.Tensor.backward", backward), mock.patch("torch.autograd.grad", gradients)
+    with available, sixteen, ours[0], ours[1], FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
 

@@ -399,7 +399,7 @@ def test_float32_is_float32_and_tf32_has_to_be_asked_for(precision, convolutions
 
 def test_a_precision_that_there_is_not_is_refused():
     assert dataclasses.replace(TINY, precision="tf32").precision == "tf32"
-    with pytest.raises(TrainingError, match="precision must be float32, tf32, bf16 or fp16; got 'half'"):
+    with pytest.raises(TrainingError, match="precision must be 'float32', 'tf32', 'bf16' or 'fp16'; got 'half'"):
         dataclasses.replace(TINY, precision="half")
 
 
