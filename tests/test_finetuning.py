@@ -90,7 +90,7 @@ def published(folder, schedule=VAR_256):
 
 
 def test_a_published_pair_is_a_start_like_any_other(pictures, tmp_path):
-    more = ["--preset", "folder-smoke", "--set", "model_train.batch_size=16"]
+    more = ["--preset", "folder-smoke"]
     assert train(published(tmp_path / "var-d2"), pictures, tmp_path / "run", *more) == 0
     tokenizer, model, _ = checkpoints.load_pair(tmp_path / "run")
     assert model.schedule == tokenizer.schedule == VAR_256

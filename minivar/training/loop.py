@@ -183,6 +183,7 @@ class Run:
         with self.averaged.in_use():
             with self._autocast():
                 found = heldout_statistics(self.task, self.config, self.ranks)
+            parallel.reshard(self.model)
             if self.config.keep_best and found["validation_loss"] <= self.best:
                 self.best = found["validation_loss"]
                 self._save_model(self.best_path, steps=done, validation_loss=self.best)

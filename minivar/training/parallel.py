@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -69,6 +69,12 @@ def placement(parameter: nn.Parameter, ranks: int) -> Shard | None:
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP has spread this model."""
     return any(isinstance(parameter, dist.tensor.DTensor) for parameter in model.parameters())
+
+
+def reshard(model: nn.Module) -> None:
+    """Give up the weights that FSDP has left gathered after a forward pass that no backward pass follows."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 def hold_gradients(wrapped: nn.Module, last: bool):
