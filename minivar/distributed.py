@@ -108,6 +108,12 @@ def check_variables() -> None:
         )
 
 
+def cores_per_rank() -> int:
+    """The processor cores that this process may use, shared out among the ranks that torchrun started beside it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a tensor over all processes of a distributed run, without gradients; itself in a single process."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -34,9 +34,6 @@ class OnTheGPU:
     def epoch(self, step):
         return 0
 
-    def look_ahead(self, step):
-        pass
-
     def parts(self, step):
         return torch.zeros(
             self.config.accumulate, self.config.batch_size // self.config.accumulate, dtype=torch.int64

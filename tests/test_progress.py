@@ -168,7 +168,7 @@ def test_the_tokenizer_shows_the_same_images_above_their_reconstructions(tokeniz
 class Stream(ImageSet):
     """Images that have an order of their own; their labels are not known before they are read."""
 
-    image_shape, class_names, fingerprint, at_view = (1, 16, 16), tuple("abcde"), 0, None
+    image_shape, class_names, fingerprint, pixels = (1, 16, 16), tuple("abcde"), 0, None
 
     def __init__(self) -> None:
         self.blobs, self.read = blobs(), []

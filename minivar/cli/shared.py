@@ -25,6 +25,13 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help=numbers)
 
 
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """``--workers``, for commands that read many images."""
+    default = "for a GPU as many as it has cores less one, at most 8; for a CPU, or images in memory, none"
+    text = f"processes that read images ahead, of each rank (default: {default})"
+    parser.add_argument("--workers", type=int, metavar="N", help=text)
+
+
 def check_number(option: str, value: int, low: int, high: int) -> None:
     """Raise ``ValueError`` unless the value of an option lies in low..high."""
     if not low <= value <= high:

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from minivar import checkpoints, data, presets
-from minivar.cli.shared import SHIPPED
+from minivar.cli.shared import SHIPPED, add_workers_argument
 from minivar.data import SPLITS
 from minivar.distributed import join_ranks
 from minivar.precision import tf32
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the tokens")
     parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time (default: 64)")
     parser.add_argument("--shard-size", type=int, default=10_000, help="images in a file (default: 10000)")
+    add_workers_argument(parser)
     device = "cpu or cuda (default: cpu); under torchrun each process does a part"
     parser.add_argument("--device", default="cpu", help=device)
 
@@ -35,9 +36,9 @@ def run(args: argparse.Namespace) -> None:
     tokenizer, header = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
     with join_ranks(args.device) as ranks:
         images = images_to_tokenize(args, tokenizer, header.get("preset"))
-        sizes = {"shard_size": args.shard_size, "batch_size": args.batch_size}
+        numbers = {"shard_size": args.shard_size, "batch_size": args.batch_size, "workers": args.workers}
         with tf32(ranks.device, "float32"):  # tokens are made once: let them be the nearest codes
-            complete = write_cache(tokenizer, images, args.out, ranks=ranks, progress=ranks.leads, **sizes)
+            complete = write_cache(tokenizer, images, args.out, ranks=ranks, progress=ranks.leads, **numbers)
         if complete:
             cache = TokenCache(args.out, verify=False)
             lost = f"; {len(cache.unreadable)} could not be read, see cache.json" if cache.unreadable else ""

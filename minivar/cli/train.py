@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from minivar import checkpoints, presets, training
+from minivar.cli.shared import add_workers_argument
 from minivar.distributed import STRATEGIES, join_ranks
 from minivar.tokenizer import TokenCache
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
     parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help=strategies)
+    add_workers_argument(parser)
     override = "change one field of the preset, as in model_train.epochs=5, model.schedule=1,2,4,8; repeatable"
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
 
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         preset = presets.get(args.preset or "digits", args.set)
     out = Path(args.out or f"runs/{preset.name}")
     with join_ranks(args.device, args.strategy) as ranks:
-        common = {"ranks": ranks, "progress": ranks.leads}
+        common = {"ranks": ranks, "progress": ranks.leads, "workers": args.workers}
 
         def tokens_in(folder: str) -> TokenCache:
             return TokenCache(folder, verify=not args.no_verify, ranks=ranks)

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minivar.data.arrays import ArraySet, Labels, to_float, to_uint8
+from minivar.data.arrays import ArraySet, Labels
+from minivar.data.base import to_float, to_uint8
 
 
 def jitter(

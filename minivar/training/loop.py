@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from minivar import checkpoints
+from minivar.data import Feed, default_workers, view_of
 from minivar.data.pictures import write_unreadable
 from minivar.distributed import Ranks
 from minivar.files import read_tensors, write_tensors
@@ -32,7 +33,7 @@ from minivar.training.progress import Watch, rewind_log
 from minivar.training.recompute import recompute
 from minivar.training.state import Parts, differences, restore_state, save_state
 from minivar.training.task import Stats, Task
-from minivar.training.validation import heldout_statistics
+from minivar.training.validation import heldout_parts, heldout_statistics
 
 
 def fit(
@@ -42,12 +43,14 @@ def fit(
     header: dict | None = None,
     progress: bool = True,
     ranks: Ranks | None = None,
+    workers: int | None = None,
 ) -> dict:
     """Train ``task.model`` and write ``out/NAME.safetensors``, the state of the run, and ``out/metrics.jsonl``.
 
     Resumes from the state if there is one, returns at once if the run is complete. ``header`` goes into the
     checkpoints. ``ranks`` are the processes of the run (``distributed.join_ranks``), each of which must call this; a
-    batch is that of all of them together. Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises
+    batch is that of all of them together. ``workers`` processes read a rank's images ahead, which changes nothing but
+    the time (None: ``data.default_workers``). Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises
     ``TrainingError`` if the loss stops being finite, ``out`` cannot be written to, or holds a run with another
     configuration; the last good checkpoint is kept. On SIGTERM or SIGUSR1 the state is saved at the next entry of the
     log, and ``Interrupted`` raised. Each checkpoint comes with pictures in ``out/NAME.png``, except
@@ -56,7 +59,9 @@ def fit(
     ranks = ranks or Ranks(next(task.model.parameters()).device)
     run = Run(task, config, Path(out), header or {}, ranks)
     first = run.start(progress)
-    with closing(run.watch), run.interruption, tf32(ranks.device, config.precision):  # an open bar would hide errors
+    computing = tf32(ranks.device, config.precision)
+    with closing(run), closing(run.watch), run.interruption, computing:  # an open bar would hide what an error says
+        run.read_ahead(first, workers)
         for step in range(first, run.steps):
             stats = run.forward_and_backward(step)
             stats = run.check_finite(step, stats)
@@ -77,6 +82,7 @@ class Run:
         self.task, self.config, self.out, self.header, self.ranks = task, config, out, header, ranks
         self.batches = Batches(task.data, config, ranks)
         self.steps = self.batches.steps
+        self.feeds: list[Feed] = []
         self.identity = identity_of(task, config)
         self.interruption = Interruption(ranks)
 
@@ -117,12 +123,24 @@ class Run:
         self.model.train()
         return first
 
+    def read_ahead(self, first: int, workers: int | None) -> None:
+        """Have ``workers`` read for the task: what it trains on from step ``first``, and its held-out images."""
+        task, ranks = self.task, self.ranks
+        self.batches.first = first
+        asked = [(task.data, self.batches)]
+        if task.validation is not None:
+            parts = heldout_parts(len(task.validation), self.config, ranks)
+            asked.append((task.validation, [(index, view_of(index, 0, task.validation.views)) for index in parts]))
+        for data, what in asked:
+            count = default_workers(data, ranks.device) if workers is None else workers
+            self.feeds.append(Feed(data, what, count, ranks.device))
+        task.read_from(*self.feeds, *[None] * (2 - len(self.feeds)))
+
     def forward_and_backward(self, step: int) -> Stats:
         """Clipped gradients of one batch, part by part, for every player; their norms, and what the task logs."""
         task, config = self.task, self.config
         task.step, task.epoch = step, self.batches.epoch(step)
         self.players.begin(step, self.steps)
-        self.batches.look_ahead(step)
         parts: list[Stats] = []
         for i, index in enumerate(self.batches.parts(step)):
             last = i == config.accumulate - 1
@@ -218,6 +236,11 @@ class Run:
             averaged = {"ema": self.config.ema} if self.config.ema else {}
             self._save_model(path, steps=self.steps, images=len(self.task.data), **averaged)
         self.ranks.wait()
+
+    def close(self) -> None:
+        """End the processes that read ahead."""
+        for feed in self.feeds:
+            feed.close()
 
     # Helpers --------------------------------------------------------------------------------------------------
 

@@ -26,11 +26,12 @@ def train_tokenizer(
     ranks: Ranks | None = None,
     backbone_weights: Path | None = None,
     validation: ImageSet | None = None,
+    workers: int | None = None,
 ) -> VQVAE:
     """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``.
 
     ``validation``: held-out images, whose loss is logged (``presets.validation_set``). ``backbone_weights``: a file
-    with the weights of VGG-16, for presets whose loss has a perceptual term.
+    with the weights of VGG-16, for presets whose loss has a perceptual term. ``workers`` as in ``fit``.
     """
     torch.manual_seed(preset.tokenizer_train.seed)
     model = VQVAE(preset.tokenizer).to(ranks.device if ranks else device)
@@ -38,7 +39,7 @@ def train_tokenizer(
     task = TokenizerTask(
         model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights, validation=validation
     )
-    fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, ranks)
+    fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, ranks, workers)
     return model
 
 
@@ -52,11 +53,12 @@ def train_model(
     ranks: Ranks | None = None,
     validation: Dataset | None = None,
     start: State | None = None,
+    workers: int | None = None,
 ) -> VAR | GPT:
     """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``.
 
     ``validation``: held-out images or a cache of their tokens, whose loss is logged. ``start``: weights to begin with
-    (``starting_weights``), in place of random ones.
+    (``starting_weights``), in place of random ones. ``workers`` as in ``fit``.
     """
     device = ranks.device if ranks else device
     torch.manual_seed(preset.model_train.seed)
@@ -68,7 +70,7 @@ def train_model(
     task = (GPTTask if isinstance(model, GPT) else VARTask)(model, tokenizer, data, device, validation)
     header = {"preset": preset.name, "sampling": dataclasses.asdict(preset.sampling)}
     task.sampling, task.settings = header["sampling"], beginning
-    fit(task, preset.model_train, out, header, progress, ranks)
+    fit(task, preset.model_train, out, header, progress, ranks, workers)
     return model
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minivar.data import ArraySet, Dataset, ImageSet
+from minivar.data import ArraySet, Dataset, Feed, ImageSet
 from minivar.distributed import copy_from_rank_zero
 from minivar.evaluation.metrics import codebook_usage
 from minivar.models import GPT, VAR
@@ -39,7 +39,7 @@ class TokenizerTask(Task):
     ) -> None:
         """``steps`` of the whole run, of which the discriminator's start is a share; weights as in ``Perceptual``."""
         self.model = self.run = model
-        self.data, self.validation = data, validation
+        self.data, self.validation = self.source, self.heldout_source = data, validation
         self.revive_every = revive_every
         device = next(model.parameters()).device
         self.objective = TokenizerLoss(loss, model.config.nets.image_channels, steps, backbone_weights).to(device)
@@ -48,9 +48,13 @@ class TokenizerTask(Task):
         self.settings = asdict(loss)
         self.handful: Tensor | None = None  # what ``pictures`` shows
 
+    def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
+        """Images to learn from and held-out ones."""
+        self.source, self.heldout_source = feed, heldout_feed
+
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, Stats]:
         """Reconstruction, perception, quantiser and the discriminator's opinion, as ``LossConfig`` weighs them."""
-        self.images = self.data.batch(index, self.epoch)[0].to(device)
+        self.images = self.source.batch(index, self.epoch)[0].to(device)
         self.last = out = self.run(self.images)
         quantizer = self.model.quantizer
         vectors = torch.cat(out.residuals) if self.objective.config.entropy else None
@@ -62,7 +66,7 @@ class TokenizerTask(Task):
 
     def heldout_loss(self, index: Tensor, device: torch.device) -> Stats:
         """Reconstruction and quantiser's loss: what does not depend on a discriminator that learns as well."""
-        images = self.validation.batch(index)[0].to(device)
+        images = self.heldout_source.batch(index)[0].to(device)
         out = self.model(images)
         loss, stats = self.objective.reconstruction_loss(images, out.reconstruction.float())
         return {**stats, "loss": loss + out.loss, "scale_errors": out.scale_errors}
@@ -102,11 +106,13 @@ class Tokens:
     """The tokens of a dataset, by a tokenizer that is frozen for good.
 
     ``data`` is a ``TokenCache`` of this tokenizer, or an ``ArraySet``, whose images are encoded once, here, or any
-    other dataset, which is encoded batch by batch: the crops of an image differ from epoch to epoch.
+    other dataset, which is encoded batch by batch: the crops of an image differ from epoch to epoch. Its images come
+    from ``source``: the dataset itself, or the feed that reads it ahead.
     """
 
     def __init__(self, tokenizer: VQVAE, data: Dataset) -> None:
         self.tokenizer, self.data = tokenizer, data
+        self.source: Dataset | Feed = data
         if isinstance(data, ArraySet):
             parts = [encode(tokenizer, data.batch(index)[0]).cpu() for index in torch.arange(len(data)).split(256)]
             self.tokens_NL, self.labels_N = torch.cat(parts), data.labels
@@ -117,7 +123,7 @@ class Tokens:
             return self.data.tokens(index, epoch)
         if isinstance(self.data, ArraySet):
             return self.tokens_NL[index], self.labels_N[index]
-        images, labels = self.data.batch(index, epoch)
+        images, labels = self.source.batch(index, epoch)
         return encode(self.tokenizer, images), labels
 
 
@@ -146,6 +152,12 @@ class TokenTask(Task):
                 source.check(tokenizer, model.config)
         self.tokens = Tokens(tokenizer, data)
         self.heldout_tokens = None if validation is None else Tokens(tokenizer, validation)
+
+    def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
+        """Images to be encoded, where their tokens are not there already."""
+        self.tokens.source = feed
+        if heldout_feed is not None:
+            self.heldout_tokens.source = heldout_feed
 
     def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
         """Cross-entropy of every token (B, L) given what comes before it, and losses and accuracies by part."""
