@@ -167,10 +167,10 @@ def tokenizer_task(root: Path):
     return training.TokenizerTask(VQVAE(tokenizer_config()), grey(root), validation=heldout(root))
 
 
-def var_task(root: Path, kind=training.VARTask):
+def var_task(root: Path, kind=training.VARTask, dropout: float = 0.2):
     """Drops paths and labels by the global random numbers."""
     torch.manual_seed(0)
-    model = VAR(var_config(drop_path=0.2, label_dropout=0.2, gamma_init=0.1))
+    model = VAR(var_config(drop_path=dropout, label_dropout=dropout, gamma_init=0.1))
     return kind(model, wake(VQVAE(tokenizer_config())), grey(root), validation=heldout(root))
 
 
@@ -225,6 +225,7 @@ if __name__ == "__main__":  # what the workers need not import
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit_with_other_workers(folder, tmp_path):
     training.fit(var_task(folder), TINY, tmp_path / "whole", progress=False, workers=0)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
@@ -243,6 +244,36 @@ def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit_with_other_workers(fol
             break
         time.sleep(0.1)
     assert not any(map(alive, pids))
+
+
+RANKS = """
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+    from test_feeding import TINY, training, var_task
+    from minivar.distributed import join_ranks
+
+    with join_ranks("cpu", "ddp") as ranks:
+        task = var_task(Path(sys.argv[1]), dropout=0.0)
+        training.fit(task, TINY, sys.argv[2], progress=False, ranks=ranks, workers=1)
+"""
+
+
+@pytest.mark.distributed
+def test_two_ranks_with_a_worker_each_do_what_one_process_does(damaged, tmp_path):
+    training.fit(var_task(damaged, dropout=0.0), TINY, tmp_path / "one", progress=False)
+    (tmp_path / "ranks.py").write_text(RANKS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += map(str, (tmp_path / "ranks.py", damaged, tmp_path / "two"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = ([entry["loss"] for entry in log_of(tmp_path / name)] for name in ("one", "two"))
+    assert len(two) == 6
+    assert two == pytest.approx(one, rel=1e-5)
+    listed = [(tmp_path / name / "unreadable.txt").read_text() for name in ("one", "two")]
+    assert listed[0] == listed[1]  # each rank met some of them, in its worker
 
 
 def test_a_worker_that_is_killed_is_an_error_and_not_a_hang(folder):
@@ -288,6 +319,7 @@ def test_a_cache_does_not_depend_on_the_workers(damaged, tmp_path):
     assert b"b/17.png" in (tmp_path / "2" / "shard-00001.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_commands_take_a_number_of_workers(folder, tmp_path, capsys):
     train = ["train", "--preset", "folder-smoke", "--data", str(folder.parent), "--out", str(tmp_path / "run")]
     train += ["--stage", "tokenizer", "--set", "tokenizer_train.batch_size=12", "--set", "tokenizer_train.epochs=1"]
