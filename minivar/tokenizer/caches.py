@@ -108,7 +108,7 @@ def grids_of(config: TokenizerConfig, image_shape: tuple[int, int, int]) -> tupl
 def encode(tokenizer: VQVAE, images: Tensor) -> Tensor:
     """Images (B, channels, height, width) in [-1, 1] -> int64 tokens (B, L), all scales in a row.
 
-    Never in autocast's 16 bits, which would pick other codes; in TF32 where ``precision.tf32`` allows it, as published.
+    Never in autocast's 16 bits, which would pick other codes; in TF32 where ``precision.tf32`` allows it.
     """
     images = images.to(next(tokenizer.parameters()).device)
     with full_precision(images):
