@@ -61,6 +61,14 @@ def test_accumulated_parts_do_what_the_whole_batch_does(alone, tmp_path, ranks, 
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-5)
 
 
+def test_as_many_parts_as_the_ranks_of_the_moment_need(alone, tmp_path):
+    """Sixteen images, of which a rank may hold three at a time: two ranks take four parts, one takes eight."""
+    out = tmp_path / "run"
+    assert launch(out, 2, "fsdp", images_at_a_time=3, kill_at=6) != 0
+    assert launch(out, 0, "ddp", images_at_a_time=3) == 0
+    assert losses(out) == pytest.approx(losses(alone), rel=1e-5)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_rank_that_is_killed_costs_nothing_but_time(alone, tmp_path, strategy):
     out = tmp_path / "run"

@@ -1,7 +1,7 @@
 """Training: the configuration, the schedules, the tasks, the loop, and what it needs on many GPUs."""
 
 from minivar.training.batches import Batches, batch_indices, total_steps
-from minivar.training.config import Preset, TrainConfig, TrainingError
+from minivar.training.config import Preset, TrainConfig, TrainingError, accumulation
 from minivar.training.loop import check_config, fit
 from minivar.training.progress import read_log
 from minivar.training.schedules import learning_rate, parameter_groups, weight_decay
@@ -19,6 +19,7 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "VARTask",
+    "accumulation",
     "batch_indices",
     "check_config",
     "check_run",

@@ -12,7 +12,7 @@ import math
 import tempfile
 from collections.abc import Sized
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from minivar.files import read_tensors, write_tensors
 from minivar.precision import PRECISIONS
 from minivar.training import parallel
 from minivar.training.batches import Batches, total_steps
-from minivar.training.config import TrainConfig, TrainingError
+from minivar.training.config import TrainConfig, TrainingError, accumulation
 from minivar.training.ema import AveragedWeights
 from minivar.training.progress import Watch, rewind_log
 from minivar.training.recompute import recompute
@@ -73,10 +73,11 @@ class Run:
     def __init__(self, task: Task, config: TrainConfig, out: Path, header: dict, ranks: Ranks) -> None:
         check_config(config, ranks, len(task.data), task.validation)
         check_folder(out)
+        self.identity = identity_of(task, config)  # as given: on other ranks the run may go on, in other parts
+        config = replace(config, accumulate=accumulation(config, ranks.count))
         self.task, self.config, self.out, self.header, self.ranks = task, config, out, header, ranks
         self.batches = Batches(task.data, config, ranks)
         self.steps = self.batches.steps
-        self.identity = identity_of(task, config)
 
         self.model = task.model
         if config.recompute:
@@ -269,17 +270,14 @@ def identity_of(task: Task, config: TrainConfig) -> dict:
 def check_config(config: TrainConfig, ranks: Ranks, size: int, validation: Sized | None) -> None:
     """Raise ``TrainingError`` for numbers that do not suit the ranks, ``size`` images, or the held-out ones."""
     total_steps(size, config)
-    if config.batch_size % (config.accumulate * ranks.count):
-        raise TrainingError(
-            f"A batch of {config.batch_size} images must be a multiple of ranks x accumulate; got {ranks.count} "
-            f"ranks and accumulate {config.accumulate}."
-        )
+    accumulation(config, ranks.count)
     if config.keep_best and validation is None:
         raise TrainingError("keep_best needs held-out images to compare; got none.")
-    if validation is not None and min(len(validation), config.validate_images) < ranks.count:
+    shown = config.validate_images if validation is None else min(len(validation), config.validate_images)
+    if shown < ranks.count and validation is not None:
         raise TrainingError(
             f"Each of {ranks.count} ranks needs a held-out image; got {len(validation)}, of which validate_images "
-            f"takes at most {config.validate_images}."
+            f"takes at most {config.validate_images}: expected {shown} ranks at most."
         )
 
 

@@ -42,8 +42,12 @@ def wrap(model: nn.Module, ranks: Ranks, unused_parameters: bool = False) -> nn.
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
         return fully_shard(model, mesh=mesh)
-    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused_parameters)
+    return DistributedDataParallel(
+        model,
+        device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
+        find_unused_parameters=unused_parameters,
+        gradient_as_bucket_view=True,  # gradients lie in the buckets that are sent, not beside them
+    )
 
 
 def is_sharded(model: nn.Module) -> bool:
