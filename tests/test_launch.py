@@ -29,11 +29,18 @@ def test_every_published_preset_has_a_script(name):
 @pytest.mark.parametrize("name", FULL)
 def test_every_published_preset_has_a_command_for_one_machine(name):
     words = shlex.split(launch.one_node(name, 8, "ddp"))
-    assert words[:3] == [".venv/bin/torchrun", "--standalone", "--nproc-per-node=8"]
+    assert words[:3] == [".venv/bin/torchrun", "--nproc-per-node=8", "--standalone"]
     where = words.index("-m")
     assert words[where + 1] == "minivar.cli"
     args = cli.build_parser().parse_args(words[where + 2 :])
     assert (args.preset, args.device, args.strategy, args.data) == (name, "cuda", "ddp", "$DATA")
+
+
+def test_one_gpu_needs_no_torchrun():
+    words = shlex.split(launch.one_node("cifar32", 1))
+    assert words[:3] == [".venv/bin/python", "-m", "minivar.cli"]
+    args = cli.build_parser().parse_args(words[3:])
+    assert (args.preset, args.device, args.data) == ("cifar32", "cuda", "$DATA")
 
 
 def test_gpus_that_do_not_fill_nodes_are_refused():

@@ -8,7 +8,9 @@ import math
 
 from minivar.analysis.costs import recipe
 
-SAVING = 180  # seconds that ranks have to finish their step and to save, once they are asked to stop
+# Seconds that ranks have to come to their next entry of the log, 50 steps at most, and to save, once they are asked to
+# stop. A rank that has died takes the others with it only after as long.
+SAVING = 600
 PASSED_ON = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # torchrun's defaults and SIGUSR1
 
 
@@ -16,22 +18,25 @@ class LaunchError(ValueError):
     """GPUs that cannot be asked for."""
 
 
-def _torchrun(rendezvous: str, gpus: int) -> str:
+def _torchrun(gpus: int, *rendezvous: str) -> list[str]:
+    """The words of torchrun for so many GPUs on a machine, in groups."""
     signals = f"--signals-to-handle={PASSED_ON} --shutdown-timeout={SAVING}"
-    return f".venv/bin/torchrun {rendezvous} --nproc-per-node={gpus} {signals}"
+    return [f".venv/bin/torchrun --nproc-per-node={gpus}", *rendezvous, signals]
 
 
 def _train(name: str, strategy: str) -> str:
-    options = f'--preset {name} --device cuda --strategy {strategy} --data "$DATA" --out runs/{name}'
-    return f"-m minivar.cli train {options}"
+    spread = f" --strategy {strategy}" if strategy else ""
+    return f'-m minivar.cli train --preset {name} --device cuda{spread} --data "$DATA" --out runs/{name}'
 
 
 def one_node(name: str, gpus: int, strategy: str = "fsdp") -> str:
-    """The command that trains a preset on the GPUs of one machine. DATA is the image folder.
+    """The command that trains a preset on the GPUs of one machine. DATA is the folder of the images.
 
-    The same command resumes. SIGUSR1 or SIGTERM, to torchrun, makes the run save its state and end.
+    The same command resumes. SIGUSR1 or SIGTERM makes the run save its state and end.
     """
-    return f"{_torchrun('--standalone', gpus)} {_train(name, strategy)}"
+    if gpus == 1:
+        return f".venv/bin/python {_train(name, '')}"
+    return " ".join([*_torchrun(gpus, "--standalone"), _train(name, strategy)])
 
 
 def slurm_script(name: str, gpus: int, strategy: str = "fsdp", per_node: int = 8, hours: int = 48) -> str:
@@ -49,7 +54,9 @@ def slurm_script(name: str, gpus: int, strategy: str = "fsdp", per_node: int = 8
             f"{gpus} GPUs do not fill nodes of {per_node}: expected a multiple of {per_node}, such as {fewer} or "
             f"{more}."
         )
-    rendezvous = "--nnodes=$SLURM_NNODES --rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$head:$port"
+    meeting = "--rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$head:$port"
+    words = [*_torchrun(here, "--nnodes=$SLURM_NNODES", meeting), _train(name, strategy)]
+    command = " \\\n    ".join(words)
     return f"""#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --nodes={gpus // here}
@@ -70,8 +77,7 @@ port=$((20000 + SLURM_JOB_ID % 10000))  # two jobs may share the first node
 
 stopped=
 trap 'stopped=yes; kill -USR1 $run' USR1
-srun {_torchrun(rendezvous, here)} \\
-    {_train(name, strategy)} &
+srun {command} &
 run=$!
 wait $run
 code=$?

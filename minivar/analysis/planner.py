@@ -226,8 +226,8 @@ def as_text(found: dict[str, object]) -> str:
         row("parts of a GPU's batch", 0, lambda stage: stage["accumulate"]),
         row("steps", 0, lambda stage: stage["steps"]),
         row("PFLOPs per step", 2, lambda stage: stage["FLOPs per step"] / 1e15),
-        row("days", 1, lambda stage: stage["days"]),
-        row("GPU-days", 0, lambda stage: stage["GPU-days"]),
+        row("days", 2, lambda stage: stage["days"]),
+        row("GPU-days", 1, lambda stage: stage["GPU-days"]),
         row("images per second to read", 0, lambda stage: stage["images per second"]),
         f"  {'token cache, ten crops':28}{found['token cache'] / 1e9:24,.1f} GB on disk",
     ]
