@@ -82,6 +82,14 @@ def test_accumulated_parts_do_what_the_whole_batch_does(alone, together, strateg
         assert losses(out) == pytest.approx(losses(alone / "plain"), rel=1e-5)
 
 
+def test_as_many_parts_as_the_ranks_of_the_moment_need(alone, tmp_path):
+    """Sixteen images, of which a rank may hold three at a time: two ranks take four parts, one takes eight."""
+    out = tmp_path / "run"
+    assert launch(out, 2, "fsdp", images_at_a_time=3, kill_at=6) != 0
+    assert launch(out, 0, "ddp", images_at_a_time=3) == 0
+    assert losses(out) == pytest.approx(losses(alone), rel=1e-5)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_averaged_and_best_weights_are_the_same_sharded_or_not(alone, together, strategy):
     weights, best = [], []

@@ -227,13 +227,18 @@ def test_a_random_crop_depends_on_seed_image_and_view_alone(scenes):
     assert np.array_equal(data.to_uint8(one)[0].permute(1, 2, 0), resized[top : top + 24, left : left + 24])
 
 
-def llamagen_square(picture: Image.Image, side: int) -> Image.Image:
-    """Guided diffusion's center_crop_arr, written with arrays."""
+def shrunk(picture: Image.Image, side: int) -> Image.Image:
+    """The first half of guided diffusion's center_crop_arr and random_crop_arr."""
     while min(picture.size) >= 2 * side:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = side / min(picture.size)
     width, height = round(picture.width * scale), round(picture.height * scale)
-    pixels = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def llamagen_square(picture: Image.Image, side: int) -> Image.Image:
+    """Guided diffusion's center_crop_arr, written with arrays."""
+    pixels = np.array(shrunk(picture, side))
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
     return Image.fromarray(pixels[top : top + side, left : left + side])
 
@@ -250,6 +255,27 @@ def test_ten_crops_are_llamagens(scenes, resize):
         assert torch.equal(data.to_uint8(found), data.to_uint8(expected))
         assert labels.tolist() == [0] * 10
         assert torch.equal(found[5:9].flip(-1), found[[1, 0, 3, 2]])
+
+
+def test_zoomed_crops_are_llamagens(scenes):
+    """Windows of the picture at every size from 24 to 30, as likely mirrored as not (its ``random_crop_arr``)."""
+    pictures = FolderSet(scenes, 24, crop="zoom")
+    assert pictures.views is None  # a fresh one every epoch
+    found = {}
+    for i in (1, 4):  # 30 x 41, and 200 x 133, which is halved first
+        crops = data.to_uint8(pictures.at_view(torch.full((160,), i), torch.arange(160))[0]).numpy()
+        for side in range(24, 31):
+            scaled = np.asarray(shrunk(opened(scenes, i), side))
+            windows = np.lib.stride_tricks.sliding_window_view(scaled, (24, 24), (0, 1))
+            for view, crop in enumerate(crops):
+                for mirrored in (False, True):
+                    looked_for = crop[..., ::-1] if mirrored else crop
+                    if (windows == looked_for).all((2, 3, 4)).any():
+                        found[i, view] = side, mirrored
+    assert len(found) == 320
+    sizes = np.bincount([side - 24 for side, _ in found.values()])
+    assert len(sizes) == 7 and sizes.min() > 320 / 7 / 2
+    assert 120 < sum(mirrored for _, mirrored in found.values()) < 200
 
 
 def test_views_take_turns_or_are_fresh_every_epoch(scenes):

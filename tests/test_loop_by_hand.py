@@ -102,9 +102,9 @@ def linear_task() -> LinearTask:
     return task
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_weights_follow_adamw_with_clipped_gradients(tmp_path, accumulate):
-    task, config = linear_task(), dataclasses.replace(CONFIG, accumulate=accumulate)
+@pytest.mark.parametrize("parts", [{"accumulate": 1}, {"accumulate": 4}, {"images_at_a_time": 3}])
+def test_weights_follow_adamw_with_clipped_gradients(tmp_path, parts):
+    task, config = linear_task(), dataclasses.replace(CONFIG, **parts)
     before, norms = copied(task.model), sizes(CONFIG)
     assert 3 <= sum(norm > CONFIG.clip for norm in norms) <= 9  # some are clipped, some are not
     *_, expected = by_hand(before, matrices(task.model), task.along, norms, config)

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         def tokens_in(folder: str) -> TokenCache:
             return TokenCache(folder, verify=not args.no_verify, ranks=ranks)
 
-        images = tokens_in(args.tokens) if args.tokens else presets.training_set(preset, args.data)
+        images = tokens_in(args.tokens) if args.tokens else presets.training_set(preset, args.data, "model")
         heldout_images = presets.validation_set(preset, args.data)
         heldout = tokens_in(args.validation_tokens) if args.validation_tokens else heldout_images
         start = None
@@ -79,7 +79,9 @@ def run(args: argparse.Namespace) -> None:
             training.check_run(preset, images, args.stage, ranks, heldout)
             weights = args.backbone_weights and Path(args.backbone_weights)
             options = {"backbone_weights": weights, "validation": heldout_images, **common}
-            tokenizer = training.train_tokenizer(preset, images, out, **options)
+            same = preset.tokenizer_crop == preset.model_crop
+            pixels = images if same else presets.training_set(preset, args.data, "tokenizer")
+            tokenizer = training.train_tokenizer(preset, pixels, out, **options)
         if args.stage == "all":
             training.train_model(preset, tokenizer, images, out, validation=heldout, start=start, **common)
         if ranks.leads:

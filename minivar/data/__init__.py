@@ -20,11 +20,12 @@ from minivar.data.embedded import load_digits, load_emoji
 from minivar.data.feeding import Feed, default_workers
 from minivar.data.folders import FolderSet
 from minivar.data.loading import find_split, load
-from minivar.data.pictures import central_square
+from minivar.data.pictures import CROPS, central_square
 from minivar.data.shards import ShardSet, write_shards
-from minivar.data.views import balanced, emoji_views, jitter, jittered
+from minivar.data.views import balanced, emoji_views, jitter, jittered, mirrored
 
 __all__ = [
+    "CROPS",
     "DATA_ROOT",
     "IMAGE_SUFFIXES",
     "SPLITS",
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "load_digits",
     "load_emoji",
+    "mirrored",
     "to_float",
     "to_uint8",
     "view_of",

@@ -6,6 +6,7 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import itertools
+import math
 import zlib
 from abc import abstractmethod
 from pathlib import Path
@@ -21,7 +22,8 @@ from minivar.data.base import DataError, Dataset, ImageSet, view_of
 from minivar.distributed import Ranks
 from minivar.files import write_atomically
 
-CROPS = {"center": (1.125, 1), "random": (1.125, None), "ten": (1.1, 10)}  # short side / size, number of views
+# Short side / size, number of views
+CROPS = {"center": (1.125, 1), "random": (1.125, None), "ten": (1.1, 10), "zoom": (1.25, None)}
 
 
 def decode(source, channels: int) -> Image.Image:
@@ -43,15 +45,20 @@ def decode(source, channels: int) -> Image.Image:
         return picture.convert("RGB" if channels == 3 else "L")
 
 
-def central_square(picture: Image.Image, side: int) -> Image.Image:
-    """The middle of a picture whose short side is resized to ``side``: halved with a box filter, then bicubic.
+def short_side_to(picture: Image.Image, side: int) -> Image.Image:
+    """A picture whose short side is resized to ``side``: halved with a box filter, then bicubic.
 
     Guided diffusion's, which DiT and LlamaGen use.
     """
     while min(picture.size) >= 2 * side:
         picture = picture.resize(tuple(length // 2 for length in picture.size), Image.Resampling.BOX)
     scale = side / min(picture.size)
-    picture = picture.resize(tuple(round(length * scale) for length in picture.size), Image.Resampling.BICUBIC)
+    return picture.resize(tuple(round(length * scale) for length in picture.size), Image.Resampling.BICUBIC)
+
+
+def central_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle of a picture, ``side`` pixels of its short side as ``short_side_to`` resizes it."""
+    picture = short_side_to(picture, side)
     left, top = ((length - side) // 2 for length in picture.size)
     return picture.crop((left, top, left + side, top + side))
 
@@ -59,16 +66,18 @@ def central_square(picture: Image.Image, side: int) -> Image.Image:
 class PictureSet(ImageSet):
     """What folders and shards share: crops, and images that cannot be read.
 
-    ``crop`` is one of three published ways to cut a square of ``size`` from a picture:
+    ``crop`` is one of four published ways to cut a square of ``size`` from a picture:
 
     - "center": VAR's for held-out images. The short side is resized (Lanczos) to ``resize`` (1.125) x size, and the
       middle is cut out.
     - "random": VAR's for training: resized likewise, cut out at random, never mirrored.
-    - "ten": LlamaGen's. ``central_square`` of ``resize`` (1.1) x size, of which torchvision's ``TenCrop`` takes the
-      corners, the middle, and the mirror images of these five.
+    - "zoom": LlamaGen's for training its tokenizer. The short side is resized (``short_side_to``) to a size drawn
+      from 1 to ``resize`` (1.25) x size, a window is cut out at random, and half of them are mirrored.
+    - "ten": LlamaGen's for its transformers. ``central_square`` of ``resize`` (1.1) x size, of which torchvision's
+      ``TenCrop`` takes the corners, the middle, and the mirror images of these five.
 
-    The *view* of an image is the number of its crop. There are 1 and 10 of "center" and "ten". Of "random" there is a
-    fresh one every epoch, or ``views`` that take turns (``data.view_of``).
+    The *view* of an image is the number of its crop. There are 1 and 10 of "center" and "ten". Of "random" and "zoom"
+    there is a fresh one every epoch, or ``views`` that take turns (``data.view_of``).
 
     An image that cannot be read, for whatever reason, is replaced by the next in file order that can, with that one's
     label, and ``unreadable`` holds its name and the reason. More than ``max_unreadable`` of the whole set stops with
@@ -196,15 +205,27 @@ class PictureSet(ImageSet):
         if self.crop == "ten":
             crops = TF.ten_crop(central_square(picture, int(self.resize * size)), size)
             return [crops[view] for view in views]
+        if self.crop == "zoom":
+            return [self._zoom(picture, number, view) for view in views]
         picture = TF.resize(picture, round(self.resize * size), TF.InterpolationMode.LANCZOS)
         if self.crop == "center":
             return [TF.center_crop(picture, size)] * len(views)
-        cuts = []
-        for view in views:
-            drawn = np.random.SeedSequence((self.seed, number, view)).generate_state(2, np.uint64).tolist()
-            top, left = (n % (side - size + 1) for n, side in zip(drawn, (picture.height, picture.width)))
-            cuts.append(TF.crop(picture, top, left, size, size))
-        return cuts
+        return [self._window(picture, self._drawn(number, view, 2)) for view in views]
+
+    def _drawn(self, number: int, view: int, count: int) -> list[int]:
+        """``count`` large random numbers, always the same for a view of an image."""
+        return np.random.SeedSequence((self.seed, number, view)).generate_state(count, np.uint64).tolist()
+
+    def _window(self, picture: Image.Image, drawn: list[int]) -> Image.Image:
+        size = self.image_shape[-1]
+        top, left = (n % (side - size + 1) for n, side in zip(drawn, (picture.height, picture.width)))
+        return TF.crop(picture, top, left, size, size)
+
+    def _zoom(self, picture: Image.Image, number: int, view: int) -> Image.Image:
+        size, (*place, zoom, mirrored) = self.image_shape[-1], self._drawn(number, view, 4)
+        short_side = size + zoom % (math.ceil(self.resize * size) - size + 1)  # every size is as likely
+        window = self._window(short_side_to(picture, short_side), place)
+        return TF.hflip(window) if mirrored % 2 else window
 
 
 def write_unreadable(data: Dataset, out: Path, ranks: Ranks, say: bool = False) -> None:

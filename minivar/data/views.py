@@ -43,6 +43,13 @@ def jittered(original: ArraySet, views: int, degrees: float = 6, scale: float = 
     return ArraySet(torch.cat(copies), labels, original.class_names, extra, original.background)
 
 
+def mirrored(original: ArraySet) -> ArraySet:
+    """``original`` followed by its mirror images: of photographs, two views of each."""
+    images = torch.cat([original.images, original.images.flip(-1)])
+    extra = {name: Labels(labels.values.repeat(2), labels.names) for name, labels in original.extra.items()}
+    return ArraySet(images, original.labels.repeat(2), original.class_names, extra, original.background)
+
+
 def balanced(original: ArraySet, views: int) -> Tensor:
     """Which emoji to show how often, so that a training set is less lopsided: int64 (about views x N,), ascending.
 

@@ -7,12 +7,9 @@ of the data depends on seed and epoch alone, and log entries that the restart wi
 Explained in ``notebooks/06_training.ipynb``.
 """
 
-import json
 import math
-import tempfile
-from collections.abc import Sized
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,8 +21,9 @@ from minivar.distributed import Ranks
 from minivar.files import read_tensors, write_tensors
 from minivar.precision import PRECISIONS, tf32
 from minivar.training import parallel
-from minivar.training.batches import Batches, total_steps
-from minivar.training.config import FREE_TO_CHANGE, TrainConfig, TrainingError
+from minivar.training.batches import Batches
+from minivar.training.before import check_config, check_folder, identity_of
+from minivar.training.config import TrainConfig, TrainingError, accumulation
 from minivar.training.ema import AveragedWeights
 from minivar.training.interruption import Interrupted, Interruption
 from minivar.training.players import Players
@@ -79,11 +77,12 @@ class Run:
     def __init__(self, task: Task, config: TrainConfig, out: Path, header: dict, ranks: Ranks) -> None:
         check_config(config, ranks, len(task.data), task.validation)
         check_folder(out)
+        self.identity = identity_of(task, config)  # as given: on other ranks the run may go on, in other parts
+        config = replace(config, accumulate=accumulation(config, ranks.count))
         self.task, self.config, self.out, self.header, self.ranks = task, config, out, header, ranks
         self.batches = Batches(task.data, config, ranks)
         self.steps = self.batches.steps
         self.feeds: list[Feed] = []
-        self.identity = identity_of(task, config)
         self.interruption = Interruption(ranks)
 
         self.model = task.model
@@ -304,44 +303,3 @@ class Run:
             f"{step}, expected finite numbers; {kept}: lower base_lr (now {self.config.base_lr}) and start again. "
             f"The numbers of the images in that batch are in {batch_path}."
         )
-
-
-# Before a run ---------------------------------------------------------------------------------------------------
-
-
-def identity_of(task: Task, config: TrainConfig) -> dict:
-    """What makes a run this run and no other, as JSON: only a run with the same identity goes on from its state."""
-    what = {"images": len(task.data), "fingerprint": task.data.fingerprint}
-    if task.validation is not None:
-        what["validation"] = task.validation.fingerprint
-    train = {key: value for key, value in asdict(config).items() if key not in FREE_TO_CHANGE}
-    identity = {"train": train, "model": asdict(task.model.config), "data": what}
-    if task.settings:
-        identity["loss"] = task.settings
-    return json.loads(json.dumps(identity))
-
-
-def check_config(config: TrainConfig, ranks: Ranks, size: int, validation: Sized | None) -> None:
-    """Raise ``TrainingError`` for numbers that do not suit the ranks, ``size`` images, or the held-out ones."""
-    total_steps(size, config)
-    if config.batch_size % (config.accumulate * ranks.count):
-        raise TrainingError(
-            f"A batch of {config.batch_size} images must be a multiple of ranks x accumulate; got {ranks.count} "
-            f"ranks and accumulate {config.accumulate}."
-        )
-    if config.keep_best and validation is None:
-        raise TrainingError("keep_best needs held-out images to compare; got none.")
-    if validation is not None and min(len(validation), config.validate_images) < ranks.count:
-        raise TrainingError(
-            f"Each of {ranks.count} ranks needs a held-out image; got {len(validation)}, of which validate_images "
-            f"takes at most {config.validate_images}."
-        )
-
-
-def check_folder(out: Path) -> None:
-    """Make the folder of a run; ``TrainingError`` if nothing can be written there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise TrainingError(f"A run needs a folder that can be written to; got {out} ({error}).") from error

@@ -51,8 +51,12 @@ def wrap(
         for block in model.blocks:
             fully_shard(block, mp_policy=policy, **where)
         return fully_shard(model, **where)
-    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused_parameters)
+    return DistributedDataParallel(
+        model,
+        device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
+        find_unused_parameters=unused_parameters,
+        gradient_as_bucket_view=True,  # gradients lie in the buckets that are sent, not beside them
+    )
 
 
 def placement(parameter: nn.Parameter, ranks: int) -> Shard | None:

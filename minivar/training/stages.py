@@ -12,8 +12,9 @@ from minivar.files import State, weights_fingerprint
 from minivar.models import GPT, VAR, build
 from minivar.tokenizer import VQVAE, TokenCache
 from minivar.training.batches import total_steps
+from minivar.training.before import check_config
 from minivar.training.config import Preset
-from minivar.training.loop import check_config, fit
+from minivar.training.loop import fit
 from minivar.training.tasks import GPTTask, TokenizerTask, VARTask
 
 
