@@ -18,8 +18,10 @@ class VectorQuantizer(Quantizer):
 
     With ``l2_norm``, as in LlamaGen, features and codes are projected onto the unit sphere first, so that the nearest
     code is the one with the most similar direction: no code can fall out of use for its length alone
-    (arXiv 2110.04627, section 3.2), and the codebook begins there too, as in LlamaGen's code. ``grid`` are the rows
-    and columns of the tokens; with None any grid will do, and where only tokens are known, it is taken to be square.
+    (arXiv 2110.04627, section 3.2). ``grid`` are the rows and columns of the tokens; with None any grid will do, and
+    where only tokens are known, it is taken to be square.
+
+    DEVIATION: the codebook begins within 1 / V of zero, while LlamaGen's code moves it onto the sphere at once.
     """
 
     def __init__(
@@ -32,9 +34,6 @@ class VectorQuantizer(Quantizer):
     ) -> None:
         super().__init__(codebook_size, code_dim, beta, num_maps=1)
         self.l2_norm, self.grid = l2_norm, grid
-        if l2_norm:
-            with torch.no_grad():
-                self.codebook.copy_(F.normalize(self.codebook, dim=-1))
 
     @property
     def codes(self) -> Tensor:
