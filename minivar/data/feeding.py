@@ -25,6 +25,7 @@ from minivar.data.base import DataError, Dataset, to_float
 from minivar.distributed import cores_per_rank
 
 AHEAD = 2  # batches that each worker is given beforehand, torch's default
+GRACE = 30  # seconds that a worker goes on after a SIGTERM, as many as SLURM waits before it kills (its KillWait)
 CPU = torch.device("cpu")
 # How torch says that a worker has died, unless the worker was about to hand something over: it has no type for it.
 DEATHS = ("DataLoader worker (pid", "Pin memory thread exited")
@@ -105,14 +106,17 @@ class Feed:
         try:
             for answer in answers:
                 yield self._received(answer)
+            return
         except (RuntimeError, EOFError, ConnectionError) as error:
             said = str(error) if isinstance(error, RuntimeError) else "it answers no more"
             if isinstance(error, RuntimeError) and not said.startswith(DEATHS):
                 raise
-            raise DataError(
-                f"A process that reads images ahead has died ({said}): expected it to last as long as the run. "
-                "The system kills processes when memory is short, shared memory (/dev/shm) too: try fewer --workers."
-            ) from error
+        finally:
+            del answers  # a traceback would hold the loader, and its workers would outlive ``close``
+        raise DataError(
+            f"A process that reads images ahead has died ({said}): expected it to last as long as the run. "
+            "The system kills processes when memory is short, shared memory (/dev/shm) too: try fewer --workers."
+        )
 
     def batch(self, index: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """As ``ImageSet.batch``, of what comes next in ``asked``, which begins anew after its end.
@@ -161,24 +165,24 @@ def loader(dataset, requests: Requests, workers: int, device: torch.device) -> t
         persistent_workers=True,
         pin_memory=device.type == "cuda",
         multiprocessing_context=context,
-        worker_init_fn=live_with_parent,
+        worker_init_fn=begin,
         generator=torch.Generator(),  # torch draws a seed for the workers, otherwise from training's random numbers
     )
 
 
-def live_with_parent(worker: int) -> None:
-    """Let this worker end when the process that it reads for has been killed, and not before.
+def begin(worker: int) -> None:
+    """Leave it to the process that a worker reads for when to end; torch calls this in the worker.
 
-    Torch's workers watch the process that they were forked from, which here is the server, and it lives as long as
-    they do. The signals by which a cluster asks a run to stop go to all of its processes: the run that is to be saved
-    still needs its workers.
+    A scheduler that stops a job signals all of its processes, and a training that saves its state then needs batches
+    a little longer. When it has ended, or was killed, its workers end too: torch's watch the process that they were
+    forked from, which here is the server, and that lives as long as they do.
     """
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
     def watch() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    if os.name == "posix":
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
