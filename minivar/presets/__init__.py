@@ -14,8 +14,8 @@ folder-smoke     every step of chapter 13, in miniature    2 CPU cores, 1 minute
 duel-var         1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-llamagen    the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-gpt2        the same in raster order, GPT-2 style     1 CPU core, 15 minutes  data/results/head_to_head.json
-cifar32          CIFAR-10, 39 M parameters                 1 RTX 3090, 6 hours     not run yet
-folder128        100,000 photographs at 128 pixels, 39 M   1 RTX 3090, 11 hours    not run yet
+cifar32          CIFAR-10, 41 M parameters                 1 RTX 3090, 6 hours     not run yet
+folder128        100,000 photographs at 128 pixels, 41 M   1 RTX 3090, 11 hours    not run yet
 var-d16          ImageNet 256 x 256, 310 M parameters      16 A100, 2.5 days       FID 3.30 (paper, not run here)
 var-d20          the same, 600 M                           not published           FID 2.57 (paper, not run here)
 var-d24          the same, 1.0 B                           not published           FID 2.09 (paper, not run here)

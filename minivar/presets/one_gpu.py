@@ -20,7 +20,7 @@ def _preset(
     at_a_time: tuple[int, int],
     num_classes: int,
 ) -> Preset:
-    """What the two have in common: VAR's recipe and loss, a transformer of depth 8 (39 M), and averaged weights."""
+    """What the two have in common: VAR's recipe and loss, a transformer of depth 8 (41 M), and averaged weights."""
     var = VARConfig.from_depth(
         8,
         num_classes=num_classes,
