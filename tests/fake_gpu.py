@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minivar.analysis import memory
 
 DEVICE = torch.device("cuda", 0)
 
@@ -44,19 +46,18 @@ def gradients(_, inputs, *__, **___):
 
 @contextmanager
 def fake_gpu():
-    """Yields the mode; autocast for CUDA, which switches itself off where there is no GPU, stays on."""
-    available = mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    sixteen = mock.patch("torch.cuda.is_bf16_supported", lambda *_, **__: True)
-    ours = mock.patch("torch.Tensor.backward", backward), mock.patch("torch.autograd.grad", gradients)
-    with available, sixteen, ours[0], ours[1], FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        yield mode
+    """``memory.fake_gpu``, by which the planner traces, with gradients besides."""
+    with (
+        memory.fake_gpu(),
+        mock.patch("torch.Tensor.backward", backward),
+        mock.patch("torch.autograd.grad", gradients),
+    ):
+        yield
 
 
 @contextmanager
 def dtypes_of(*names: str):
     """Yields a dict that collects, for each of the operations, the dtypes of its floating-point results."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     found = {name: set() for name in names}
 
     class Watching(TorchDispatchMode):

@@ -8,8 +8,8 @@ import math
 
 from minivar.analysis.costs import recipe
 
-# Seconds that ranks have to come to their next entry of the log, 50 steps at most, and to save, once asked to
-# stop. A rank that has died takes the others with it only after as long.
+# Seconds that ranks have to come to their next entry of the log, 50 steps at most, and to save, once they are asked
+# to stop. A rank that has died takes the others with it only after as long.
 SAVING = 600
 PASSED_ON = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # torchrun's defaults and SIGUSR1
 
