@@ -11,6 +11,7 @@ into an issue. Ends with 1 if something failed.
 
 import argparse
 import dataclasses
+import functools
 import math
 import platform
 import signal
@@ -35,7 +36,7 @@ from minivar.precision import autocast
 from minivar.tokenizer import VQVAE
 from minivar.training import loop
 
-SMALL = ["model.num_classes=2", "tokenizer_train.epochs=1", "model_train.epochs=1", "tokenizer_loss.gan_start=0.25"]
+SMALL = ["model.num_classes=2", "tokenizer_loss.gan_start=0.25"]
 SMALL += [
     f"{stage}.{name}" for stage in ("tokenizer_train", "model_train") for name in ("log_every=1", "batch_size=24")
 ]
@@ -79,6 +80,8 @@ def main() -> int:
         return 2
     on_gpu = device.type == "cuda"
     processes = args.processes or (min(8, torch.cuda.device_count()) if on_gpu else 2)
+    if args.quick:  # traced as for the real backend, without the minutes that a C++ compiler takes
+        torch.compile = functools.partial(torch.compile, backend="aot_eager")
     shrunk = (
         ("model.depth=2", "model.width=64", "model.heads=2", "tokenizer.nets.base_channels=32") if args.quick else ()
     )
@@ -165,11 +168,10 @@ def stopped_and_resumed(machine: Machine) -> list[Row]:
 
 def planned_training(machine: Machine) -> list[Row]:
     """Steps of the preset's transformer at the planned batch of one GPU: peak memory and images a second."""
-    gpus = planner.MOST_GPUS if hasattr(planner, "MOST_GPUS") else 16
-    plan = planner.plan(machine.preset, gpus, strategy="ddp", overrides=list(machine.overrides) or None)
+    plan = planner.plan(machine.preset, 16, strategy="ddp", overrides=list(machine.overrides) or None)
     preset, batch = presets.get(machine.preset, machine.overrides), plan["images per GPU at a time"]
-    train = dataclasses.replace(preset.model_train, batch_size=batch, accumulate=1, epochs=1000, log_every=1000)
-    train = dataclasses.replace(train, checkpoint_every=1000)
+    alone = {"batch_size": batch, "accumulate": 1, "epochs": 1000, "log_every": 1000, "checkpoint_every": 1000}
+    train = dataclasses.replace(preset.model_train, **alone)
     torch.manual_seed(0)
     model = build(preset.model).to(machine.device)
     tokenizer = VQVAE(preset.tokenizer).to(machine.device)
@@ -237,6 +239,8 @@ def make_pictures(root: Path) -> None:
 def settings_of(machine: Machine, more: list[str]) -> list[str]:
     """Overrides of folder-smoke; those without a stage are for both."""
     stages = ("tokenizer_train", "model_train")
+    if not any(setting.startswith("epochs=") for setting in more):
+        more = ["epochs=1", *more]
     return [*SMALL, *(f"{stage}.{setting}" for stage in stages for setting in more)]
 
 

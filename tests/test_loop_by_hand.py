@@ -126,12 +126,14 @@ def test_without_reaching_the_limit_nothing_is_clipped(tmp_path):
 
 @pytest.mark.parametrize("ema", [0.2, 0.9])
 def test_averaged_weights_follow_their_formula(tmp_path, ema):
-    # a <- ema a + (1 - ema) w after every step, from the weights before the first one
+    # a <- d a + (1 - d) w after every step s, from the weights before the first one; d = min(ema, (1 + s) / (10 + s))
     task, config = linear_task(), dataclasses.replace(CONFIG, ema=ema)
     before = copied(task.model)
     average = {name: value.double() for name, value in before.items()}
-    for weights in by_hand(before, matrices(task.model), task.along, sizes(config), config):
-        average = {name: ema * average[name] + (1 - ema) * value for name, value in weights.items()}
+    steps = by_hand(before, matrices(task.model), task.along, sizes(config), config)
+    for step, weights in enumerate(steps):
+        decay = min(ema, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * value for name, value in weights.items()}
     training.fit(task, config, tmp_path, progress=False)
     assert_weights(task.model, average, before)
 

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
         check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
     check_number("--seed", args.seed, 0, 2**64 - 1)
     tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
-    classes = parse_classes(args.classes or f"0-{min(model.config.num_classes, 10) - 1}", model.config.num_classes)
+    first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
+    classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes)
     settings = _settings(args, model, header)
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
     labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])

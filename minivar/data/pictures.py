@@ -210,13 +210,13 @@ class PictureSet(ImageSet):
         picture = TF.resize(picture, round(self.resize * size), TF.InterpolationMode.LANCZOS)
         if self.crop == "center":
             return [TF.center_crop(picture, size)] * len(views)
-        return [self._window(picture, self._drawn(number, view, 2)) for view in views]
+        return [self._cut_window(picture, self._drawn(number, view, 2)) for view in views]
 
     def _drawn(self, number: int, view: int, count: int) -> list[int]:
         """``count`` large random numbers, always the same for a view of an image."""
         return np.random.SeedSequence((self.seed, number, view)).generate_state(count, np.uint64).tolist()
 
-    def _window(self, picture: Image.Image, drawn: list[int]) -> Image.Image:
+    def _cut_window(self, picture: Image.Image, drawn: list[int]) -> Image.Image:
         size = self.image_shape[-1]
         top, left = (n % (side - size + 1) for n, side in zip(drawn, (picture.height, picture.width)))
         return TF.crop(picture, top, left, size, size)
@@ -224,7 +224,7 @@ class PictureSet(ImageSet):
     def _zoom(self, picture: Image.Image, number: int, view: int) -> Image.Image:
         size, (*place, zoom, mirrored) = self.image_shape[-1], self._drawn(number, view, 4)
         short_side = size + zoom % (math.ceil(self.resize * size) - size + 1)  # every size is as likely
-        window = self._window(short_side_to(picture, short_side), place)
+        window = self._cut_window(short_side_to(picture, short_side), place)
         return TF.hflip(window) if mirrored % 2 else window
 
 

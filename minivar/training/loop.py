@@ -17,7 +17,7 @@ import torch
 from minivar import checkpoints
 from minivar.data import Feed, default_workers, view_of
 from minivar.data.pictures import write_unreadable
-from minivar.distributed import Ranks
+from minivar.distributed import Ranks, mean_over_ranks
 from minivar.files import read_tensors, write_tensors
 from minivar.precision import PRECISIONS, tf32
 from minivar.training import parallel
@@ -172,7 +172,8 @@ class Run:
         if self.ranks.device.type != "cuda" or self._due(step + 1, self.config.log_every):
             bad = self.players.broke_at(step)
             if bad is not None:
-                raise TrainingError(self._not_finite(bad, stats))
+                both = {key: mean_over_ranks(stats[key]) for key in ("loss", "grad_norm")}
+                raise TrainingError(self._not_finite(bad, both))
         return stats
 
     def update(self, step: int) -> None:
