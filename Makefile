@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-elsewhere mutants lab format clean
+.PHONY: help run test test-elsewhere mutants gpu-check lab format clean
 
 RUN := runs/digits
 PY := .venv/bin/python
@@ -53,6 +53,9 @@ test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would,
 
 mutants: $(STAMP)  ## make small faults in the numerical core, one at a time, and count how many a test notices (an hour)
 	$(PY) experiments/mutants.py
+
+gpu-check: $(STAMP)  ## try on the GPUs of this machine what no test can try without one, and write gpu-report.md
+	$(PY) experiments/gpu_check.py
 
 lab: $(STAMP)  ## open the book in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -32,11 +32,15 @@ TESTS = {
     "evaluation/judges": ["metrics"],
     "training/schedules": ["loop_by_hand", "train", "raster_training"],
     "training/loop": ["loop_by_hand", "gan_training", "train"],
-    "training/recompute": ["planner", "train"],
+    "training/config": ["accumulation", "config"],
+    "training/recompute": ["recompute", "train"],
     "training/tasks": ["loop_by_hand", "gan_training", "train", "raster_training", "progress"],
     "data/views": ["data", "data_emoji"],
     "analysis/complexity": ["complexity"],
-    "analysis/planner": ["planner"],
+    "analysis/costs": ["launch", "planner"],
+    "analysis/launch": ["launch"],
+    "analysis/memory": ["memory", "planner"],
+    "analysis/planner": ["planner", "accumulation"],
 }
 # Left out, as tests that are marked slow are: each takes longer than all others of its file.
 DEAR = (

@@ -8,7 +8,7 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 import os
 import re
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -50,11 +50,14 @@ class Ranks:
 
 
 def find_device(name: str) -> torch.device:
-    """The device called ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``ValueError`` if it is not there."""
-    if re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):  # torch knows other names, of which some are no devices
-        with suppress(RuntimeError, AssertionError):  # what torch raises differs from device to device
+    """The device called ``cpu``, ``cuda`` or ``cuda:1``; ``ValueError``, with torch's reason, if it is not there."""
+    why = ""
+    if re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):  # torch knows other names, which nobody has tried here
+        try:
             return torch.zeros(1, device=name).device
-    raise ValueError(f"Cannot use the device {name!r}: expected cpu, or a cuda or mps that is there.")
+        except (RuntimeError, AssertionError) as error:  # what torch raises differs from device to device
+            why = f" ({str(error).splitlines()[0]})"
+    raise ValueError(f"Cannot use the device {name!r}{why}: expected cpu, or a cuda device that is there.")
 
 
 @contextmanager
@@ -105,6 +108,12 @@ def check_variables() -> None:
         )
 
 
+def cores_per_rank() -> int:
+    """The processor cores that this process may use, shared out among the ranks that torchrun started beside it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a tensor over all processes of a distributed run, without gradients; itself in a single process."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -112,6 +121,15 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     value = value.detach().clone()
     dist.all_reduce(value)
     return value / dist.get_world_size()
+
+
+def least_over_ranks(value: Tensor) -> Tensor:
+    """The least of a tensor's values over all processes of a distributed run; itself in a single process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value, dist.ReduceOp.MIN)
+    return value
 
 
 def copy_from_rank_zero(tensor: Tensor) -> None:

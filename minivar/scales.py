@@ -72,9 +72,11 @@ class ScaleSchedule:
 
     def level_ids(self, device: torch.device | str | None = None) -> Tensor:
         """(L,) int64: the scale k that each token belongs to."""
-        counts = torch.tensor(self.counts, device=device)
-        levels = torch.arange(self.num_scales, device=device)
-        return torch.repeat_interleave(levels, counts, output_size=self.num_tokens)
+        position_L = torch.arange(self.num_tokens, device=device)
+        level_L = torch.zeros_like(position_L)
+        for begin, _ in self.bounds[1:]:  # numbers, not a tensor of them, for which a GPU would be waited for
+            level_L += position_L >= begin
+        return level_L
 
     def block_causal_mask(self, device: torch.device | str | None = None) -> Tensor:
         """(L, L) bool, True where the token of the row may attend to the token of the column.

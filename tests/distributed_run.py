@@ -1,14 +1,17 @@
-"""What the distributed tests start under torchrun: a small next-scale run, and its log as the result.
+"""What the distributed tests start under torchrun: small next-scale runs in a row, and their logs as the result.
 
-torchrun --nproc-per-node N tests/distributed_run.py OUT STRATEGY [name=value of TrainConfig ...]
+torchrun --nproc-per-node N tests/distributed_run.py OUT STRATEGY [name=value of TrainConfig ...] [-- OUT ...]
 """
 
 import dataclasses
+import functools
+import itertools
 import os
 import signal
 import sys
 
 import torch
+import torch.distributed as dist
 from conftest import tokenizer_config, var_config, wake
 from test_train import TINY, blobs
 from test_validation import heldout
@@ -19,6 +22,7 @@ from minivar.tokenizer import VQVAE
 from minivar.training import VARTask
 
 torch.set_num_threads(1)
+RANK = int(os.environ.get("RANK", 0))
 
 
 class Fragile(VARTask):
@@ -27,24 +31,49 @@ class Fragile(VARTask):
     at, marker = None, None
 
     def after_step(self, step: int) -> None:
-        rank = int(os.environ.get("RANK", 0))
-        if self.at is not None and step == self.at and rank == 1 and not os.path.exists(self.marker):
+        if self.at is not None and step == self.at and RANK == 1 and not os.path.exists(self.marker):
             open(self.marker, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(out: str, strategy: str, *settings: str) -> None:
+class Collectives:
+    """Writes every call between processes, with the shape of what travels, into a file of this rank and run."""
+
+    def __init__(self) -> None:
+        self.path = os.devnull
+        for name in ("all_reduce", "broadcast", "barrier", "all_gather_object"):
+            setattr(dist, name, functools.partial(self.call, name, getattr(dist, name)))
+
+    def call(self, name, original, *args, **kwargs):
+        travels = next((tuple(each.shape) for each in args if isinstance(each, torch.Tensor)), "")
+        with open(self.path, "a") as file:
+            print(name, travels, file=file)
+        return original(*args, **kwargs)
+
+
+def train(ranks: distributed.Ranks, out: str, strategy: str, *settings: str) -> None:
     kills = [setting for setting in settings if setting.startswith("kill_at=")]
-    kill_at = int(kills[0].partition("=")[2]) if kills else None
+    Fragile.at, Fragile.marker = int(kills[0].partition("=")[2]) if kills else None, f"{out}.killed"
     changes = presets.parse_settings(TINY, [setting for setting in settings if setting not in kills])
     config = dataclasses.replace(TINY, **changes)
-    Fragile.at, Fragile.marker = kill_at, f"{out}.killed"
-    with distributed.join_ranks("cpu", strategy) as ranks:
-        torch.manual_seed(0)
-        model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
-        task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs(), validation=heldout(20))
-        training.fit(task, config, out, progress=False, ranks=ranks)
+    if ranks.count > 1:
+        ranks = dataclasses.replace(ranks, strategy=strategy)
+    torch.manual_seed(0)
+    model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
+    task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs(), validation=heldout(20))
+    training.fit(task, config, out, progress=False, ranks=ranks)
+
+
+def main(words: list[str]) -> None:
+    # compiled runs are traced as for the real backend, without the code that a compiler would make of it
+    torch.compile = functools.partial(torch.compile, backend="aot_eager")
+    said = Collectives()
+    jobs = [list(group) for end, group in itertools.groupby(words, lambda word: word == "--") if not end]
+    with distributed.join_ranks("cpu") as ranks:
+        for job in jobs:
+            said.path = f"{job[0]}.collectives.{RANK}"
+            train(ranks, *job)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -161,6 +161,29 @@ def test_views_of_a_folder_are_refused(tmp_path):
         presets.training_set(preset, tmp_path)
 
 
+def test_photographs_of_cifar10_have_mirror_images_as_second_views(monkeypatch):
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    small = data.ArraySet(images, torch.arange(6), list("abcdef"), {"more": data.Labels(torch.arange(6), ("x",))})
+    monkeypatch.setattr(data, "load", lambda name, *_, **__: small)
+    both = presets.training_set(presets.get("cifar32"), "somewhere")
+    assert torch.equal(both.images, torch.cat([images, images.flip(-1)]))
+    assert both.labels.tolist() == both.extra["more"].values.tolist() == [*range(6), *range(6)]
+    with pytest.raises(DataError, match="its mirror image are 2 views; got views=3"):
+        presets.training_set(presets.get("cifar32", {"views": 3}), "somewhere")
+
+
+def test_llamagens_two_trainings_cut_pictures_in_two_ways(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (300, 280)).save(tmp_path / "a" / "0.png")
+    preset = presets.get("llamagen-b-256")
+    assert presets.training_set(preset, tmp_path).crop == "zoom"
+    assert presets.training_set(preset, tmp_path, "tokenizer").crop == "zoom"
+    transformer = presets.training_set(preset, tmp_path, "model")
+    assert (transformer.crop, transformer.views) == ("ten", 10)
+    for stage in ("tokenizer", "model"):
+        assert presets.training_set(presets.get("var-d16"), tmp_path, stage).crop == "random"
+
+
 def test_which_view_an_epoch_shows():
     index = torch.tensor([0, 1, 9, 10])
     assert data.view_of(index, 7, None).tolist() == [7, 7, 7, 7]

@@ -102,7 +102,7 @@ def half(tmp_path, capsys) -> Path:
         ({"model_train__accumulate": 3}, "A batch of 32 images must be a multiple of ranks x accumulate; got 1"),
         ({"model_train__ema": 1.0}, "ema must be a number in [0, 1); got 1.0"),
         ({"model_train__checkpoint_every": 3}, "checkpoint_every must be a multiple of log_every (2); got 3."),
-        ({"model_train__precision": "half"}, "precision must be 'bf16', 'fp16' or 'float32'; got 'half'."),
+        ({"model_train__precision": "half"}, "precision must be 'float32', 'tf32', 'bf16' or 'fp16'; got 'half'."),
     ],
 )
 def test_what_the_transformer_cannot_do_is_said_before_the_tokenizer_trains(capsys, tmp_path, settings, words):

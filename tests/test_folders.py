@@ -3,14 +3,13 @@
 import dataclasses
 import struct
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from conftest import Interrupted, Stopping, tokenizer_config, var_config
+from conftest import Interrupted, Stopping, tokenizer_config
 from PIL import Image
 from torchvision import transforms
 
@@ -19,7 +18,6 @@ from minivar.data import DataError
 from minivar.data import pictures as pictures_module
 from minivar.data.folders import FolderSet
 from minivar.distributed import Ranks
-from minivar.models import VAR
 from minivar.tokenizer import VQVAE
 from minivar.training import TrainConfig
 
@@ -56,10 +54,6 @@ def folder(tmp_path):
         Image.new("RGB", size, (value, 2 * value, 3 * value)).save(path)
     (tmp_path / "dog" / "notes.txt").write_text("not an image")
     return tmp_path
-
-
-def picture_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("pictures")}
 
 
 # What is listed ---------------------------------------------------------------------------------------------------
@@ -151,7 +145,7 @@ def test_classes_of_train_and_val_must_be_the_same(tmp_path):
 
 def test_the_fingerprint_knows_names_and_crops(folder):
     first = FolderSet(folder, 16)
-    assert first.fingerprint == FolderSet(folder, 16, threads=1, max_unreadable=0.5).fingerprint
+    assert first.fingerprint == FolderSet(folder, 16, max_unreadable=0.5).fingerprint
     others = [FolderSet(folder, 16, **o) for o in ({"crop": "random"}, {"seed": 1}, {"resize": 1.5}, {"channels": 1})]
     (folder / "cat" / "b.png").rename(folder / "cat" / "d.png")
     others.append(FolderSet(folder, 16))
@@ -165,8 +159,8 @@ def test_the_fingerprint_knows_names_and_crops(folder):
         ({"crop": "ten", "views": 3}, "The crop 'ten' has 10 views of an image; got views=3"),
         ({"resize": 0.9}, "and resize of at least 1; got 16, 3 and 0.9"),
         ({"channels": 4}, "1 or 3 channels, .* got 16, 4 and 1.125"),
-        ({"threads": 0}, "at least one thread .* got threads=0"),
-        ({"crop": "random", "views": 0}, "one view, .* views=0"),
+        ({"crop": "random", "views": 0}, "at least one view, .* views=0"),
+        ({"crop": "random", "seed": -1}, "a seed of at least 0, .* seed=-1"),
         ({"max_unreadable": 2}, "max_unreadable=2"),
     ],
 )
@@ -233,13 +227,18 @@ def test_a_random_crop_depends_on_seed_image_and_view_alone(scenes):
     assert np.array_equal(data.to_uint8(one)[0].permute(1, 2, 0), resized[top : top + 24, left : left + 24])
 
 
-def llamagen_square(picture: Image.Image, side: int) -> Image.Image:
-    """Guided diffusion's center_crop_arr, written with arrays."""
+def shrunk(picture: Image.Image, side: int) -> Image.Image:
+    """The first half of guided diffusion's center_crop_arr and random_crop_arr."""
     while min(picture.size) >= 2 * side:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = side / min(picture.size)
     width, height = round(picture.width * scale), round(picture.height * scale)
-    pixels = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def llamagen_square(picture: Image.Image, side: int) -> Image.Image:
+    """Guided diffusion's center_crop_arr, written with arrays."""
+    pixels = np.array(shrunk(picture, side))
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
     return Image.fromarray(pixels[top : top + side, left : left + side])
 
@@ -256,6 +255,27 @@ def test_ten_crops_are_llamagens(scenes, resize):
         assert torch.equal(data.to_uint8(found), data.to_uint8(expected))
         assert labels.tolist() == [0] * 10
         assert torch.equal(found[5:9].flip(-1), found[[1, 0, 3, 2]])
+
+
+def test_zoomed_crops_are_llamagens(scenes):
+    """Windows of the picture at every size from 24 to 30, as likely mirrored as not (its ``random_crop_arr``)."""
+    pictures = FolderSet(scenes, 24, crop="zoom")
+    assert pictures.views is None  # a fresh one every epoch
+    found = {}
+    for i in (1, 4):  # 30 x 41, and 200 x 133, which is halved first
+        crops = data.to_uint8(pictures.at_view(torch.full((160,), i), torch.arange(160))[0]).numpy()
+        for side in range(24, 31):
+            scaled = np.asarray(shrunk(opened(scenes, i), side))
+            windows = np.lib.stride_tricks.sliding_window_view(scaled, (24, 24), (0, 1))
+            for view, crop in enumerate(crops):
+                for mirrored in (False, True):
+                    looked_for = crop[..., ::-1] if mirrored else crop
+                    if (windows == looked_for).all((2, 3, 4)).any():
+                        found[i, view] = side, mirrored
+    assert len(found) == 320
+    sizes = np.bincount([side - 24 for side, _ in found.values()])
+    assert len(sizes) == 7 and sizes.min() > 320 / 7 / 2
+    assert 120 < sum(mirrored for _, mirrored in found.values()) < 200
 
 
 def test_views_take_turns_or_are_fresh_every_epoch(scenes):
@@ -282,22 +302,17 @@ def test_the_short_side_is_resized_before_the_crop(tmp_path):
     assert pixels[:, 9:].min() >= 245
 
 
-# Threads ----------------------------------------------------------------------------------------------------------
+# Batches ----------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_do_not_depend_on_threads_batches_or_hints(scenes):
+def test_pictures_do_not_depend_on_batches(scenes):
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    whole = FolderSet(scenes, 16, crop="random", threads=1).batch(order, 3)
-    for threads, parts in ((1, 7), (2, 5), (8, 1)):
-        pictures = FolderSet(scenes, 16, crop="random", threads=threads)
-        for hinted in (False, True):
-            found = []
-            for part in order.split(parts):
-                if hinted:
-                    pictures.prepare(part, 3)
-                found.append(pictures.batch(part, 3))
-            assert torch.equal(torch.cat([images for images, _ in found]), whole[0])
-            assert torch.equal(torch.cat([labels for _, labels in found]), whole[1])
+    whole = FolderSet(scenes, 16, crop="random").batch(order, 3)
+    for parts in (7, 1):
+        pictures = FolderSet(scenes, 16, crop="random")
+        found = [pictures.batch(part, 3) for part in order.split(parts)]
+        assert torch.equal(torch.cat([images for images, _ in found]), whole[0])
+        assert torch.equal(torch.cat([labels for _, labels in found]), whole[1])
 
 
 def test_a_picture_that_is_wanted_twice_comes_twice_and_is_decoded_once(scenes, monkeypatch):
@@ -313,46 +328,6 @@ def test_a_picture_that_is_wanted_twice_comes_twice_and_is_decoded_once(scenes, 
     assert torch.equal(together, torch.cat([pictures.at_view(index[[i]], view[[i]])[0] for i in range(20)]))
     mixed = pictures.at_view(torch.tensor([1, 0, 1, 1]), torch.tensor([3, 0, 2, 3]))[0]
     assert torch.equal(mixed, together[[13, 0, 12, 13]])
-
-
-def test_what_is_announced_is_decoded_once_and_in_time(scenes, monkeypatch):
-    decoded = []
-    original = pictures_module.decode
-    monkeypatch.setattr(
-        pictures_module, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
-    )
-    pictures = FolderSet(scenes, 16, crop="random", threads=2)
-    first, second, third = torch.arange(24).split(8)
-    pictures.prepare(first)
-    pictures.prepare(first)
-    pictures.prepare(second)
-    pictures.prepare(third)  # nobody has asked for the other two: enough is enough
-    for _ in range(3000):
-        if len(decoded) == 16:
-            break
-        time.sleep(0.01)
-    assert sorted(path.name for path in decoded) == [f"{i:02d}.jpg" for i in range(16)]
-    for part in (first, second):
-        pictures.batch(part)
-    assert len(decoded) == 16
-    pictures.prepare(third)
-    pictures.batch(first)  # not what was announced, which is given up
-    pictures.prepare(second)
-    pictures.batch(second)
-    assert not pictures._ahead
-
-
-def test_threads_end_with_the_set(scenes):
-    before = picture_threads()
-    pictures = FolderSet(scenes, 16, threads=3)
-    pictures.batch(slice(0, 12))
-    pictures.prepare(torch.arange(12, 24))
-    mine = picture_threads() - before
-    assert len(mine) == 3
-    del pictures
-    for thread in mine:
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 # Kinds of pictures --------------------------------------------------------------------------------------------------
@@ -449,8 +424,8 @@ def test_an_unreadable_image_is_replaced_by_the_next_that_can_be_read(scenes, da
         stands_in[number] = other
     intact, labels = FolderSet(scenes, 16, crop="random").batch(stands_in, 2)
     orders = [torch.arange(24), torch.arange(23, -1, -1), torch.randperm(24)]
-    for order, threads in zip(orders, (1, 2, 8)):
-        pictures = FolderSet(damaged, 16, crop="random", threads=threads, max_unreadable=0.5)
+    for order in orders:
+        pictures = FolderSet(damaged, 16, crop="random", max_unreadable=0.5)
         for _ in range(2):
             found = [pictures.batch(part, 2) for part in order.split(5)]
             assert torch.equal(torch.cat([images for images, _ in found]), intact[order])
@@ -468,7 +443,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_that_can_be_read(scenes, da
 
 
 def test_too_many_unreadable_images_stop_with_their_number_share_and_names(damaged):
-    pictures = FolderSet(damaged, 16, max_unreadable=0.1, threads=1)
+    pictures = FolderSet(damaged, 16, max_unreadable=0.1)
     pictures.batch(slice(0, 3))
     with pytest.raises(DataError) as caught:
         pictures.batch(slice(3, 12))
@@ -478,16 +453,9 @@ def test_too_many_unreadable_images_stop_with_their_number_share_and_names(damag
     assert "a/04.jpg (not a picture)" in message
     assert "\n" not in message
     with pytest.raises(DataError, match=r"2 of the 24 images .* at most 1 \(max_unreadable 0.01\)"):
-        FolderSet(damaged, 16, threads=1).batch(slice(None))  # one is always allowed
+        FolderSet(damaged, 16).batch(slice(None))  # one is always allowed
     with pytest.raises(DataError, match=r"1 of the 24 images .* at most 0 \(max_unreadable 0\)"):
         FolderSet(damaged, 16, max_unreadable=0).batch(slice(0, 1))
-
-
-def test_a_failure_in_advance_is_told_when_the_batch_is_asked_for(damaged):
-    pictures = FolderSet(damaged, 16, threads=1)
-    pictures.prepare(slice(0, 12))
-    with pytest.raises(DataError, match="cannot be read"):
-        pictures.batch(slice(0, 12))
 
 
 def test_where_nothing_can_be_read_there_is_no_next(folder):
@@ -531,13 +499,13 @@ def losses(out) -> list[float]:
 
 def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(damaged, tmp_path):
     options = {"size": 16, "channels": 1, "crop": "random", "max_unreadable": 0.5}
-    whole, _ = fit(FolderSet(damaged, threads=2, **options), tmp_path / "whole")
-    stopped = StoppingFolder(damaged, threads=1, **options)
+    whole, _ = fit(FolderSet(damaged, **options), tmp_path / "whole")
+    stopped = StoppingFolder(damaged, **options)
     stopped.left = 6  # five steps, of three an epoch, and the pictures at the first checkpoint
     with pytest.raises(Interrupted):
         fit(stopped, tmp_path / "parts")
     assert len(losses(tmp_path / "parts")) == 5
-    resumed, told = fit(FolderSet(damaged, threads=3, **options), tmp_path / "parts")
+    resumed, told = fit(FolderSet(damaged, **options), tmp_path / "parts")
     assert told["resumed_at"] == 4
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
@@ -546,7 +514,7 @@ def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(damaged, tmp_path):
     assert len(set(losses(tmp_path / "whole"))) == 6
 
 
-def test_the_loop_announces_each_batch_once_and_none_beyond_the_end(scenes, tmp_path, monkeypatch):
+def test_the_loop_asks_for_each_batch_once_and_for_none_beyond_the_end(scenes, tmp_path):
     asked, decoded = [], []
     original = FolderSet._read
 
@@ -573,26 +541,6 @@ def test_the_loop_announces_each_batch_once_and_none_beyond_the_end(scenes, tmp_
     ]
     wanted = [(image, (step // 3,)) for step, index in enumerate(expected) for image in index]
     assert sorted(decoded) == sorted(wanted)
-
-
-def test_pictures_that_a_task_does_not_look_at_are_not_decoded_over_and_over(scenes, tmp_path, monkeypatch):
-    class TokensOnly(training.VARTask):
-        def loss(self, index, device):
-            tokens = torch.zeros(len(index), 21, dtype=torch.int64)
-            losses, stats = self.predict(self.run, tokens, torch.zeros(len(index), dtype=torch.int64))
-            return losses.mean(), stats
-
-        def pictures(self, device):
-            return torch.zeros(1, 1, 1, 16, 16)
-
-    decoded = []
-    original = pictures_module.decode
-    monkeypatch.setattr(
-        pictures_module, "decode", lambda source, channels: decoded.append(source) or original(source, channels)
-    )
-    task = TokensOnly(VAR(var_config()), VQVAE(tokenizer_config()), FolderSet(scenes, 16, 1))
-    training.fit(task, TINY, tmp_path, progress=False)
-    assert len(decoded) <= 16  # of 48
 
 
 def test_unreadable_images_are_listed_beside_the_run(damaged, tmp_path, capsys):

@@ -102,9 +102,9 @@ def linear_task() -> LinearTask:
     return task
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_weights_follow_adamw_with_clipped_gradients(tmp_path, accumulate):
-    task, config = linear_task(), dataclasses.replace(CONFIG, accumulate=accumulate)
+@pytest.mark.parametrize("parts", [{"accumulate": 1}, {"accumulate": 4}, {"images_at_a_time": 3}])
+def test_weights_follow_adamw_with_clipped_gradients(tmp_path, parts):
+    task, config = linear_task(), dataclasses.replace(CONFIG, **parts)
     before, norms = copied(task.model), sizes(CONFIG)
     assert 3 <= sum(norm > CONFIG.clip for norm in norms) <= 9  # some are clipped, some are not
     *_, expected = by_hand(before, matrices(task.model), task.along, norms, config)
@@ -126,12 +126,14 @@ def test_without_reaching_the_limit_nothing_is_clipped(tmp_path):
 
 @pytest.mark.parametrize("ema", [0.2, 0.9])
 def test_averaged_weights_follow_their_formula(tmp_path, ema):
-    # a <- ema a + (1 - ema) w after every step, from the weights before the first one
+    # a <- d a + (1 - d) w after every step s, from the weights before the first one; d = min(ema, (1 + s) / (10 + s))
     task, config = linear_task(), dataclasses.replace(CONFIG, ema=ema)
     before = copied(task.model)
     average = {name: value.double() for name, value in before.items()}
-    for weights in by_hand(before, matrices(task.model), task.along, sizes(config), config):
-        average = {name: ema * average[name] + (1 - ema) * value for name, value in weights.items()}
+    steps = by_hand(before, matrices(task.model), task.along, sizes(config), config)
+    for step, weights in enumerate(steps):
+        decay = min(ema, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * value for name, value in weights.items()}
     training.fit(task, config, tmp_path, progress=False)
     assert_weights(task.model, average, before)
 

@@ -53,10 +53,10 @@ def test_an_entry_is_the_mean_since_the_last_one(tmp_path):
     entries = {}
     for done in range(1, 6):
         stats = {"loss": torch.tensor(float(done)), "scale_losses": torch.tensor([done, 10.0 * done])}
-        entries[done] = watch.step(done, {**stats, "lr": torch.tensor(done / 10)})
+        entries[done] = watch.step(done, stats)
     assert [done for done, entry in entries.items() if entry] == [3, 5]  # every third, and the last
-    assert entries[3] == {"loss": 2.0, "scale_losses": [2.0, 20.0], "lr": pytest.approx(0.3)}
-    assert entries[5] == {"loss": 4.5, "scale_losses": [4.5, 45.0], "lr": pytest.approx(0.5)}
+    assert entries[3] == {"loss": 2.0, "scale_losses": [2.0, 20.0]}
+    assert entries[5] == {"loss": 4.5, "scale_losses": [4.5, 45.0]}
 
 
 def test_a_process_that_does_not_lead_writes_nothing(tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_the_tokenizer_shows_the_same_images_above_their_reconstructions(tokeniz
 class Stream(ImageSet):
     """Images that have an order of their own; their labels are not known before they are read."""
 
-    image_shape, class_names, fingerprint, at_view = (1, 16, 16), tuple("abcde"), 0, None
+    image_shape, class_names, fingerprint, pixels = (1, 16, 16), tuple("abcde"), 0, None
 
     def __init__(self) -> None:
         self.blobs, self.read = blobs(), []

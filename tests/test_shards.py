@@ -1,10 +1,11 @@
 """Tar shards: the same pictures as from a folder, read shard by shard, and what can be wrong with them."""
 
 import builtins
+import contextlib
 import io
 import json
+import pickle
 import tarfile
-import threading
 
 import pytest
 import torch
@@ -196,12 +197,11 @@ def test_the_order_is_a_permutation_window_by_window():
 
 @pytest.mark.parametrize("window", [1, 2, 6])
 def test_each_shard_is_read_once_an_epoch(written, opened, window):
-    tars = ShardSet(written, 16, window=window, threads=1)
+    tars = ShardSet(written, 16, window=window)
     opened.clear()
     for epoch in range(2):
         order = tars.order(COUNT, generator=torch.Generator().manual_seed(epoch))
         for part in order.split(5):
-            tars.prepare(part, epoch)
             tars.batch(part, epoch)
         if window < 6:
             assert len(opened) <= 6  # those of the last window may still be in memory
@@ -211,18 +211,28 @@ def test_each_shard_is_read_once_an_epoch(written, opened, window):
         assert sorted(opened) == [name(i) for i in range(6)]  # all fit
 
 
-def test_threads_that_want_the_same_shard_read_it_once(written, opened, monkeypatch):
-    started, original = threading.Event(), shards.read_shard
+def test_local_shards_stay_where_they_are_and_others_are_held(written):
+    local = shards.read_shard(str(written / name(0)))
+    piped = shards.read_shard(f"pipe:cat '{written / name(0)}'")
+    assert [(bytes(sample.picture), sample.label) for sample in local] == [sample[1:] for sample in piped]
+    assert all(type(sample.picture) is memoryview and sample.picture.readonly for sample in local)
+    assert all(type(sample.picture) is bytes for sample in piped)
 
-    def slow(shard):
-        started.wait(0.05)
-        return original(shard)
 
-    tars = ShardSet(written, 16, threads=8)
-    opened.clear()
-    monkeypatch.setattr(shards, "read_shard", slow)
-    tars.batch(slice(12, 20))
-    assert sorted(opened) == [name(3), name(4)]
+def test_worker_processes_read_shards_for_themselves(folder, written):
+    tars = ShardSet(written, 16, crop="random", window=2)
+    expected = tars.at_view(torch.arange(COUNT), 3)
+    assert tars._held
+    assert not pickle.loads(pickle.dumps(tars))._held
+    asked = [(index, torch.full_like(index, 3)) for index in torch.arange(COUNT).split(5)]
+    again = ShardSet(written, 16, crop="random", window=2)
+    with contextlib.closing(data.Feed(again, asked, workers=2)) as feed:
+        _, images, labels = zip(*feed)
+    assert torch.equal(torch.cat(images), expected[0])
+    assert torch.equal(torch.cat(labels), expected[1])
+    assert again.unreadable == tars.unreadable == {f"{name(2)}/00000008.png": "not a picture"}
+    piped = ShardSet([f"pipe:cat '{written / name(0)}'"], 16, sizes={f"{name(0)}'": 4}, num_classes=3)
+    assert (tars.most_workers, piped.most_workers) == (8, 1)
 
 
 def test_training_reads_shard_by_shard_and_resumes(folder, tmp_path_factory, opened):

@@ -433,11 +433,11 @@ def run_command(out, kill_at: int | None) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_killed_four_times_ends_bit_for_bit_like_one_that_was_not(tmp_path):
+def test_a_run_killed_twice_ends_bit_for_bit_like_one_that_was_not(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert run_command(whole, None) == 0
-    # 36 lines belong to the tokenizer. At 3 and 58 the last checkpoint is older than the last entry.
-    for lines in (3, 21, 40, 58):
+    # 36 lines belong to the tokenizer. Each time the last checkpoint is older than the last entry.
+    for lines in (3, 58):
         assert run_command(killed, lines) == -signal.SIGKILL
         assert not (killed / "var.safetensors").exists()
     assert run_command(killed, None) == 0

@@ -1,115 +1,33 @@
 """What a training run will need, before it is started: memory per GPU, arithmetic, days, data.
 
-Nothing here is fitted. Activations are traced: the preset's own model runs forward on *fake* tensors, which have
-shapes but no numbers, and everything that autograd would keep is added up. FLOPs are counted on the meta device. What
-cannot be derived is *utilisation*, the share of a GPU's peak that a run achieves, so it is an argument; ``PUBLISHED``
-shows what published runs imply.
+Nothing here is fitted. Activations are traced (``memory``), FLOPs are counted on the meta device, and whether the
+batch can be shared out is the training loop's own check. What cannot be derived is *utilisation*, the share of a
+GPU's peak that a run achieves, so it is an argument; ``implied_utilisation`` says what the published runs reached.
 Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
-import functools
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import nn
 
 from minivar import models, presets
-from minivar.analysis import complexity
-from minivar.models import GPTConfig
-from minivar.scales import VAR_512
-from minivar.training import TrainConfig
-from minivar.training.batches import total_steps
-from minivar.training.recompute import recompute as recompute_activations
+from minivar.analysis import complexity, memory
+from minivar.analysis.costs import PUBLISHED, recipe
+from minivar.analysis.launch import one_node
+from minivar.distributed import Ranks
+from minivar.training import Preset, TrainConfig, TrainingError, accumulation, check_config, total_steps
 
 IMAGENET = 1_281_167  # training images
-PEAK = {"a100": 312e12, "h100": 989e12}  # FLOP/s, bfloat16, dense; vendor's data sheets
-MEMORY = {"a100": 80e9, "h100": 80e9}  # bytes, the larger variants
-
-
-class Published(NamedTuple):
-    """A run whose authors say what it took: VAR in issue 44 of its tracker, LlamaGen in its paper."""
-
-    name: str
-    gpus: int  # A100 (VAR); LlamaGen's are taken to be the same
-    days: float
-    preset: str | None = None  # None: called like the run
-    overrides: Mapping[str, object] | None = None  # what was not as in the preset
-
-
-PUBLISHED = (
-    Published("var-d16", 16, 2.5),
-    Published("var-d30, 512 px", 256, 4, "var-d30", {"model.schedule": VAR_512}),  # "about" 4 days; not released
-    Published("llamagen-b-256", 8, 1),
-    Published("llamagen-l-256", 8, 2),
-    Published("llamagen-xl-256", 16, 3),
-    Published("llamagen-xxl-256", 32, 4),
-    Published("llamagen-3b-256", 32, 5),
-)
+IMAGES = {"digits": 7_200, "emoji": 6_013, "cifar10": 45_000, "fashion-mnist": 54_000}  # of the training split
+# FLOP/s, bfloat16, dense, sums in float32, and bytes: the vendor's data sheets; of A100 and H100 the larger variants
+PEAK = {"a100": 312e12, "h100": 989e12, "rtx3090": 71e12, "rtx4090": 165e12}
+MEMORY = {"a100": 80e9, "h100": 80e9, "rtx3090": 24e9, "rtx4090": 24e9}
 
 
 class PlanError(ValueError):
     """A plan that cannot be made."""
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Bytes that autograd keeps for the backward pass: ``fixed`` (low-precision weights), and per image."""
-
-    fixed: int
-    per_image: int
-
-    def of(self, images: int) -> int:
-        """Bytes for a forward pass over this many images."""
-        return self.fixed + images * self.per_image
-
-
-def teacher_forced_inputs(config, batch: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """(condition, inputs, targets) of the right shapes for one training forward."""
-    labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    if isinstance(config, GPTConfig):
-        count = math.prod(config.grid)
-        inputs = torch.zeros(batch, count - 1, dtype=torch.int64, device=device)
-    else:
-        count = config.schedule.num_tokens
-        inputs = torch.zeros(batch, count - config.schedule.counts[0], config.code_dim, device=device)
-    return labels, inputs, torch.zeros(batch, count, dtype=torch.int64, device=device)
-
-
-def kept_bytes(model: nn.Module, batch: int, precision: torch.dtype | None) -> int:
-    """Bytes of the storages, parameters aside, that autograd keeps in one training forward."""
-    storages: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    labels, inputs, targets = teacher_forced_inputs(model.config, batch)
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", dtype=precision, enabled=precision is not None),
-    ):
-        loss = F.cross_entropy(model(labels, inputs).flatten(0, 1), targets.flatten())
-    assert loss.requires_grad  # the graph, and with it what it keeps, lives until here
-    return sum(size for key, size in storages.items() if key not in own)
-
-
-@functools.cache
-def trace_activations(config, recompute: bool = False, precision: torch.dtype | None = torch.bfloat16) -> Activations:
-    """Activations of a transformer's training forward, from its configuration alone."""
-    with torch.device("meta"):
-        shapes = models.build(config)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = shapes.to_empty(device="cpu").train()
-        if recompute:
-            recompute_activations(model)
-        one, two = (kept_bytes(model, batch, precision) for batch in (1, 2))
-    return Activations(fixed=2 * one - two, per_image=two - one)
 
 
 def plan(
@@ -118,55 +36,18 @@ def plan(
     gpu: str = "a100",
     strategy: str = "fsdp",
     utilisation: float = 0.3,
-    images: int = IMAGENET,
+    images: int | None = None,
     recompute: bool | None = None,
     accumulate: int | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """Memory per GPU, FLOPs, days and data of a preset's transformer training. Bytes, FLOPs, days.
+    """Memory per GPU, FLOPs, days and data of a preset's training. Bytes, FLOPs, days.
 
-    ``recompute`` and ``accumulate``: the preset's unless given; ``overrides`` as in ``presets.get``. Raises
-    ``PlanError`` for impossible numbers.
+    The numbers are the transformer's; under "tokenizer" are those of the tokenizer, which is trained before it.
+    ``images`` to train on: those of the preset's data set where it is known, and ImageNet's otherwise. ``recompute``
+    (of both) and ``accumulate`` (of the transformer): the preset's unless given; ``overrides`` as in
+    ``presets.get``. Raises ``PlanError`` for impossible numbers, with the nearest that are possible.
     """
-    preset = presets.get(name, overrides)
-    config = _checked_config(preset.model_train, gpus, gpu, strategy, utilisation, recompute, accumulate)
-    with torch.device("meta"):
-        model = models.build(preset.model).eval()
-    labels, inputs, targets = teacher_forced_inputs(preset.model, 1, "meta")
-    forward = complexity.count_flops(lambda: model(labels, inputs))["all"]
-    together = config.batch_size // (gpus * config.accumulate)
-    memory = memory_per_gpu(model, config, gpus if strategy == "fsdp" else 1, together)
-    steps = total_steps(images, config)
-    passes = 4 if config.recompute else 3  # forward, twice that backward, and forward again
-    flops = passes * forward * config.batch_size
-    days = steps * flops / (gpus * PEAK[gpu] * utilisation) / 86400
-    return {
-        "preset": name,
-        "gpus": gpus,
-        "strategy": strategy,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "images per GPU at a time": together,
-        "memory": {**memory, "sum": sum(memory.values())},
-        "fits": sum(memory.values()) < 0.9 * MEMORY[gpu],
-        "steps": steps,
-        "FLOPs per step": flops,
-        "days": days,
-        "GPU-days": days * gpus,
-        "images per second": steps * config.batch_size / (days * 86400),
-        "token cache": 10 * images * targets.shape[1] * 2,  # ten crops of 16-bit tokens
-    }
-
-
-def _checked_config(
-    config: TrainConfig,
-    gpus: int,
-    gpu: str,
-    strategy: str,
-    utilisation: float,
-    recompute: bool | None,
-    accumulate: int | None,
-) -> TrainConfig:
-    """The configuration with what was asked for; ``PlanError`` for impossible numbers."""
     if gpu not in PEAK:
         raise PlanError(f"Unknown GPU {gpu!r}: expected one of {', '.join(PEAK)}.")
     if gpus < 1 or not 0 < utilisation <= 1 or strategy not in ("ddp", "fsdp"):
@@ -174,96 +55,182 @@ def _checked_config(
             "A plan needs at least one GPU, a utilisation in (0, 1] and the strategy ddp or fsdp; got "
             f"{gpus}, {utilisation} and {strategy!r}."
         )
+    preset = presets.get(name, overrides)
+    images = images or IMAGES.get(preset.dataset, IMAGENET) * preset.views
+    configs = _checked(preset, gpus, strategy, images, recompute, accumulate)
+    needed = {
+        "tokenizer": _tokenizer(preset, configs["tokenizer"], gpus),
+        "transformer": _transformer(preset, configs["transformer"], gpus, strategy),
+    }
+    speed = gpus * PEAK[gpu] * utilisation  # FLOP/s
+    stages = {key: _stage(needed[key], configs[key], gpus, images, speed, MEMORY[gpu]) for key in needed}
+    tokens = sum(height * width for height, width in preset.model.grids)
+    return {
+        "preset": name,
+        "gpus": gpus,
+        "gpu": gpu,
+        "strategy": strategy,
+        **stages["transformer"],
+        "tokenizer": stages["tokenizer"],
+        "token cache": 10 * images * tokens * 2,  # ten crops of 16-bit tokens
+    }
+
+
+def _checked(
+    preset: Preset, gpus: int, strategy: str, images: int, recompute: bool | None, accumulate: int | None
+) -> dict[str, TrainConfig]:
+    """What both trainings are to be like; ``PlanError`` unless the training loop would begin each of them."""
     asked = {"recompute": recompute, "accumulate": accumulate}
-    config = replace(config, **{key: value for key, value in asked.items() if value is not None})
-    if config.batch_size % (gpus * config.accumulate):
-        raise PlanError(
-            f"A batch of {config.batch_size} images must be a multiple of GPUs x accumulate; got {gpus} GPUs and "
-            f"accumulate {config.accumulate}."
-        )
-    return config
+    asked = {key: value for key, value in asked.items() if value is not None}
+    configs = {
+        "tokenizer": replace(preset.tokenizer_train, **{key: asked[key] for key in asked if key == "recompute"}),
+        "transformer": replace(preset.model_train, **asked),
+    }
+    for stage, config in configs.items():
+        try:
+            check_config(config, Ranks(count=gpus, strategy=strategy), images, validation=range(IMAGENET))
+        except TrainingError as error:
+            raise PlanError(f"The {stage} of {preset.name} cannot be trained so: {error}") from error
+    return configs
 
 
-def memory_per_gpu(model: nn.Module, config: TrainConfig, shards: int, images: int) -> dict[str, int]:
-    """Bytes of a training step with ``images`` at a time, where a model's state is spread over ``shards`` GPUs."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    block = max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
+def _stage(
+    needed: dict[str, object], config: TrainConfig, gpus: int, images: int, speed: float, memory_of_gpu: float
+) -> dict[str, object]:
+    """What a training is like that needs so much, at ``speed`` FLOP/s of all GPUs together."""
+    steps, total = total_steps(images, config), sum(needed["memory"].values())
+    days = steps * needed["FLOPs per step"] / speed / 86400
+    return {
+        **needed,
+        "memory": {**needed["memory"], "sum": total},
+        "fits": total < 0.9 * memory_of_gpu,
+        "images per GPU at a time": _at_a_time(config, gpus),
+        "accumulate": accumulation(config, gpus),
+        "steps": steps,
+        "days": days,
+        "GPU-days": days * gpus,
+        "images per second": steps * config.batch_size / (days * 86400),
+    }
+
+
+def _at_a_time(config: TrainConfig, gpus: int) -> int:
+    return config.batch_size // (gpus * accumulation(config, gpus))
+
+
+# What each of the two trainings needs -----------------------------------------------------------------------------
+
+
+def _transformer(preset: Preset, config: TrainConfig, gpus: int, strategy: str) -> dict[str, object]:
+    """Parameters, bytes on a GPU by what they are for, and FLOPs of a step."""
+    with torch.device("meta"):
+        model = models.build(preset.model).eval()
+    labels, inputs, _ = memory.teacher_forced_inputs(preset.model, 1, "meta")
+    forward = complexity.count_flops(lambda: model(labels, inputs))["all"]
+    sharded = strategy == "fsdp" and gpus > 1
+    block = max(_size(block) for block in model.blocks)
+    activations = memory.transformer_activations(preset.model, config.recompute)
+    return {
+        "parameters": _size(model),
+        "memory": {
+            **_state(_size(model), config, gpus, sharded),
+            "gathered blocks": 2 * 4 * block if sharded else 0,  # one in use, one being fetched
+            "activations": activations.of(_at_a_time(config, gpus)),
+        },
+        "FLOPs per step": (4 if config.recompute else 3) * forward * config.batch_size,
+    }
+
+
+def _tokenizer(preset: Preset, config: TrainConfig, gpus: int) -> dict[str, object]:
+    """The same of a tokenizer, which is under DDP with either strategy, and of its discriminator and LPIPS."""
+    loss = preset.tokenizer_loss
+    tokenizer, objective = memory.tokenizer_and_loss(preset.tokenizer, loss)
+    image = torch.zeros(1, preset.tokenizer.nets.image_channels, *preset.tokenizer.image_size, device="meta")
+    flops = (4 if config.recompute else 3) * complexity.count_flops(lambda: tokenizer(image))["all"]
+    if objective.perceptual is not None:  # forward of image and reconstruction, and back to the latter's pixels
+        flops += 1.5 * complexity.count_flops(lambda: objective.perceptual(image, image))["all"]
+    if objective.discriminator is not None:  # an opinion of one image, back to its pixels; then it learns from two
+        share = 1 - objective.start / memory.MANY_STEPS  # of the steps
+        flops += 8 * share * complexity.count_flops(lambda: objective.discriminator(image))["all"]
+    learning = _size(tokenizer) + (0 if objective.discriminator is None else _size(objective.discriminator))
+    activations = memory.tokenizer_activations(preset.tokenizer, loss, config.recompute)
+    return {
+        "parameters": _size(tokenizer),
+        "memory": {
+            **_state(learning, config, gpus, sharded=False),
+            "LPIPS": 4 * sum(buffer.numel() for buffer in objective.perceptual.buffers()) if loss.perceptual else 0,
+            "activations": activations.of(_at_a_time(config, gpus)),
+        },
+        "FLOPs per step": round(flops * config.batch_size),
+    }
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _state(parameters: int, config: TrainConfig, gpus: int, sharded: bool) -> dict[str, int]:
+    """Bytes of what a GPU holds before it has seen an image, and of gradients. All are float32.
+
+    Of an accumulated batch every GPU keeps the sum of its own gradients, whole, until the last part: beside the
+    buckets of DDP, which the others' are received into, and under FSDP beside its share of the mean.
+    """
+    shards = gpus if sharded else 1
+    held = gpus > 1 and accumulation(config, gpus) > 1
     return {
         "weights": 4 * parameters // shards,
-        "gradients": 4 * parameters // shards,
+        "gradients": 4 * parameters // shards,  # DDP's are views into its buckets
+        "held gradients": 4 * parameters if held else 0,
         "optimiser": 8 * parameters // shards,
-        "gathered blocks": 2 * 4 * block if shards > 1 else 0,  # one in use, one being fetched
-        "activations": trace_activations(model.config, config.recompute).of(images),
         "ema": 4 * parameters // shards if config.ema else 0,
     }
 
 
+# In words ---------------------------------------------------------------------------------------------------------
+
+
 def implied_utilisation() -> list[dict[str, object]]:
-    """For each published run, the utilisation at which the plan would take exactly the published time."""
+    """For each published run, the utilisation at which the plan would take exactly the published time.
+
+    "at most" marks those whose steps were cheaper than the plan counts, by how much is not published.
+    """
     rows = []
     for run in PUBLISHED:
-        preset = run.preset or run.name
-        at_one = plan(preset, run.gpus, strategy="fsdp", utilisation=1.0, overrides=run.overrides)["days"]
-        rows.append({"preset": run.name, "gpus": run.gpus, "days": run.days, "utilisation": at_one / run.days})
+        at_one = plan(run.preset or run.name, run.gpus, utilisation=1.0, overrides=run.overrides)["days"]
+        row = {"preset": run.name, "gpus": run.gpus, "days": run.days, "utilisation": at_one / run.days}
+        rows.append({**row, "at most": run.at_most})
     return rows
-
-
-def recipe(name: str) -> str:
-    """What a preset's transformer is trained with, and what the published run cost where that is known."""
-    config = presets.get(name).model_train
-    rate = config.base_lr * config.batch_size / 256
-    known = {
-        run.name: f"; published: {run.days:g} day{'s' * (run.days != 1)} on {run.gpus} GPUs, "
-        f"{run.days * run.gpus:g} GPU-days"
-        for run in PUBLISHED
-    }
-    return f"batch {config.batch_size}, learning rate {rate:g}, {config.epochs:g} epochs{known.get(name, '')}"
-
-
-def _train(name: str, strategy: str) -> str:
-    options = f'--preset {name} --device cuda --strategy {strategy} --data "$DATA" --out runs/{name}'
-    return f"-m minivar.cli train {options}"
-
-
-def one_node(name: str, gpus: int, strategy: str = "fsdp") -> str:
-    """The command that trains a preset on the GPUs of one machine. DATA is the image folder."""
-    return f".venv/bin/torchrun --standalone --nproc-per-node={gpus} {_train(name, strategy)}"
 
 
 def as_text(found: dict[str, object]) -> str:
     """A plan as a table for a terminal."""
-    lines = [f"{found['preset']}, {found['parameters'] / 1e6:,.0f} M parameters", f"  {recipe(found['preset'])}"]
-    lines += [f"  {key:28}{size / 1e9:10.2f} GB per GPU" for key, size in found["memory"].items() if size]
-    lines.append(f"  {'fits':28}{'yes' if found['fits'] else 'no: more GPUs, --recompute or --accumulate':>10}")
-    lines.append(f"  {'images per GPU at a time':28}{found['images per GPU at a time']:10}")
-    lines.append(f"  {'steps':28}{found['steps']:10,}")
-    lines.append(f"  {'PFLOPs per step':28}{found['FLOPs per step'] / 1e15:10.2f}")
-    lines.append(f"  {'days':28}{found['days']:10.1f}")
-    lines.append(f"  {'GPU-days':28}{found['GPU-days']:10.0f}")
-    lines.append(f"  {'images per second to read':28}{found['images per second']:10.0f}")
-    lines.append(f"  {'token cache, ten crops':28}{found['token cache'] / 1e9:10.1f} GB on disk")
+    both = {"tokenizer": found["tokenizer"], "transformer": found}
+    kinds = dict.fromkeys(kind for stage in both.values() for kind in stage["memory"])
+
+    def row(what: str, digits: int, of, unit: str = "") -> str:
+        return f"  {what:28}" + "".join(f"{of(stage):12,.{digits}f}" for stage in both.values()) + unit
+
+    lines = [
+        f"{found['preset']}, {found['parameters'] / 1e6:,.0f} M parameters, on {found['gpus']} {found['gpu']}",
+        f"  {recipe(found['preset'])}",
+        f"  {'':28}" + "".join(f"{stage:>12}" for stage in both),
+    ]
+    for kind in kinds:
+        if any(stage["memory"].get(kind) for stage in both.values()):
+            lines.append(row(kind, 2, lambda stage, kind=kind: stage["memory"].get(kind, 0) / 1e9, " GB per GPU"))
+    fits = ["yes" if stage["fits"] else "no" for stage in both.values()]
+    lines.append(f"  {'fits':28}" + "".join(f"{word:>12}" for word in fits))
+    if "no" in fits:
+        lines.append("  what does not fit needs --recompute, images_at_a_time (--set), or more GPUs")
+    lines += [
+        row("images per GPU at a time", 0, lambda stage: stage["images per GPU at a time"]),
+        row("parts of a GPU's batch", 0, lambda stage: stage["accumulate"]),
+        row("steps", 0, lambda stage: stage["steps"]),
+        row("PFLOPs per step", 2, lambda stage: stage["FLOPs per step"] / 1e15),
+        row("days", 2, lambda stage: stage["days"]),
+        row("GPU-days", 1, lambda stage: stage["GPU-days"]),
+        row("images per second to read", 0, lambda stage: stage["images per second"]),
+        f"  {'token cache, ten crops':28}{found['token cache'] / 1e9:24,.1f} GB on disk",
+    ]
     if found["gpus"] <= 8:
         lines.append(f"on one machine: {one_node(found['preset'], found['gpus'], found['strategy'])}")
     return "\n".join(lines)
-
-
-def slurm_script(name: str, gpus: int, strategy: str = "fsdp", per_node: int = 8) -> str:
-    """A batch script that runs ``minivar train`` on as many nodes as the GPUs fill. Resubmit it to resume."""
-    here = min(gpus, per_node)
-    if gpus % here:
-        raise PlanError(f"{gpus} GPUs do not fill nodes of {per_node}: expected a multiple of {per_node}.")
-    return f"""#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --nodes={gpus // here}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={here}
-#SBATCH --cpus-per-task={8 * here}
-#SBATCH --time=2-00:00:00
-#SBATCH --requeue
-# {recipe(name)}
-# DATA must hold train/ and val/ with one folder a class. The same command resumes, so the job may be requeued.
-# From a token cache of minivar tokenize: replace --data "$DATA" by --tokens CACHE --tokenizer RUN.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun .venv/bin/torchrun --nnodes=$SLURM_NNODES --nproc-per-node={here} --rdzv-backend=c10d \\
-    --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$head:29500 \\
-    {_train(name, strategy)}"""

@@ -5,6 +5,7 @@ No pickle is ever executed: published files are read with ``weights_only=True``,
 
 from minivar.checkpoints.llamagen import from_llamagen_gpt, from_llamagen_tokenizer
 from minivar.checkpoints.own import KINDS, check_pair, load, load_pair, save
+from minivar.checkpoints.start import load_any_pair
 from minivar.checkpoints.var import from_var, to_var
 from minivar.files import CheckpointError
 
@@ -16,6 +17,7 @@ __all__ = [
     "from_llamagen_tokenizer",
     "from_var",
     "load",
+    "load_any_pair",
     "load_pair",
     "save",
     "to_var",

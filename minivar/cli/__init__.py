@@ -1,7 +1,8 @@
 """The command line: ``minivar train | tokenize | sample | reconstruct | info | complexity | plan | report``.
 
 Also ``python -m minivar.cli``. A command is a module here, with ``add_arguments`` and ``run``, whose docstring is the
-help. Every error that a user can cause is one sentence on standard error and exit code 2.
+help. Every error that a user can cause is one sentence on standard error and exit code 2; a run that
+was asked to stop by a signal, and saved its state, ends with 75.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import sys
 import torch
 
 from minivar.cli import complexity, info, plan, reconstruct, report, sample, tokenize, train
+from minivar.training.interruption import EXIT_CODE, Interrupted
 
 COMMANDS = {
     "train": train,
@@ -43,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         args.function(args)
+    except Interrupted as interrupted:
+        print("minivar:", interrupted, "The same command goes on from there.", file=sys.stderr)
+        return EXIT_CODE
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if not isinstance(error, ValueError | OSError) and not is_out_of_memory(error):
             raise  # a mistake of ours, which its traceback helps to find

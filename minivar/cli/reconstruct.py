@@ -9,7 +9,7 @@ from minivar import checkpoints, data
 from minivar.book import plots
 from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
 from minivar.distributed import find_device
-from minivar.precision import autocast
+from minivar.precision import computing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Show images above what is left of them after tokens and back."""
     device = find_device(args.device)
-    numbers = autocast(device, args.precision)
+    computing(device, args.precision)  # an error, if it cannot, before the work
     check_number("--count", args.count, 1, MOST_IMAGES)
     check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
     tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
@@ -36,8 +36,9 @@ def run(args: argparse.Namespace) -> None:
     images, _ = dataset.batch(slice(0, args.count))
     parts = []
     for part in images.split(args.batch_size):
-        tokens = tokenizer.encode(part.to(device))  # in float32: a token is the nearest code, others would be found
-        with numbers:
+        with computing(device):  # in float32: a token is the nearest code, others would be found
+            tokens = tokenizer.encode(part.to(device))
+        with computing(device, args.precision):
             parts.append(tokenizer.decode(tokens).float().cpu())
     rebuilt = torch.cat(parts)
     error = (rebuilt - images).square().mean().item()

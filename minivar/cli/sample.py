@@ -12,10 +12,11 @@ from torch import Tensor
 from minivar import checkpoints, sampling
 from minivar.book import plots
 from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
-from minivar.distributed import find_device
+from minivar.distributed import find_device, join_ranks
+from minivar.evaluation import write_samples
 from minivar.files import write_atomically
 from minivar.models import GPT
-from minivar.precision import autocast
+from minivar.precision import computing
 
 
 def parse_classes(text: str, num_classes: int) -> list[int]:
@@ -37,30 +38,43 @@ def parse_classes(text: str, num_classes: int) -> list[int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``minivar sample``."""
     parser.add_argument("--checkpoint", **SHIPPED_OPTION)
-    parser.add_argument("--classes", default="0-9", help="for instance 7, 0-9 or 1,3-5; used in rotation")
+    parser.add_argument("--classes", help="for instance 7, 0-9 or 1,3-5; used in rotation (default: the first ten)")
     parser.add_argument("--count", type=int, default=100, help="number of images (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     parser.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
     parser.add_argument("--npz", metavar="NPZ", help="also write images in [0, 1] and labels")
+    evaluator = (
+        "in place of the grid: equally many images of each class, uint8, as FID's evaluator reads them; goes on"
+    )
+    evaluator += " where it was stopped, and under torchrun each process draws a part"
+    parser.add_argument("--evaluator", metavar="NPZ", help=evaluator)
+    resized = "side in pixels to which --evaluator resizes the images (default: as they are)"
+    parser.add_argument("--size", type=int, help=resized)
     parser.add_argument("--cfg", type=float, help="guidance; none is 0 for VAR, 1 for raster (default: the preset's)")
     parser.add_argument("--top-k", type=int, help="keep this many codes, 0: all (default: the preset's)")
     parser.add_argument("--top-p", type=float, help="keep this probability mass; all is 0 for VAR, 1 for raster")
     parser.add_argument("--smooth", action="store_true", default=None, help="mix codes softly (VAR only)")
     parser.add_argument("--temperature", type=float, help="divides the logits (raster only; default: the preset's)")
     add_device_arguments(parser)
-    together = "images drawn at a time; another number, like another device, draws other images (default: 100)"
-    parser.add_argument("--batch-size", type=int, default=100, help=together)
+    together = "images drawn at a time; another number, like another device, draws other images (default: 100, or"
+    together += " fewer where their key-value caches would take more than 8 GB)"
+    parser.add_argument("--batch-size", type=int, help=together)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw images of the given classes, in rotation."""
+    """Draw images of the given classes, in rotation; or, with --evaluator, equally many of each class in a file."""
+    if args.evaluator:
+        draw_for_evaluator(args)
+        return
     device = find_device(args.device)
-    numbers = autocast(device, args.precision)
+    numbers = computing(device, args.precision)
     check_number("--count", args.count, 1, MOST_IMAGES)
-    check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
+    if args.batch_size is not None:
+        check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
     check_number("--seed", args.seed, 0, 2**64 - 1)
     tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
-    classes = parse_classes(args.classes, model.config.num_classes)
+    first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
+    classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes)
     settings = _settings(args, model, header)
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
     labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
@@ -69,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     started = time.time()
     parts = []
     with numbers:
-        for part in labels.split(args.batch_size):
+        for part in labels.split(args.batch_size or sampling.images_at_once(model.config, args.precision)):
             drawn = sampling.generate(model, tokenizer, part.to(device), generator, **settings)
             parts.append(drawn.images.float().cpu())
     images = torch.cat(parts)
@@ -77,6 +91,21 @@ def run(args: argparse.Namespace) -> None:
     if npz:
         write_atomically(npz, lambda path: _save_npz(path, images, labels))
     print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
+
+
+def draw_for_evaluator(args: argparse.Namespace) -> None:
+    """Equally many images of each class into one file, by one process or, under torchrun, by all of them together."""
+    if args.classes or args.npz:
+        raise ValueError("--evaluator takes all classes and writes one file; got --classes or --npz.")
+    with join_ranks(args.device) as ranks:
+        tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+        settings = _settings(args, model, header)
+        path = output(args.evaluator, (".npz",))
+        tokenizer, model = tokenizer.to(ranks.device), model.to(ranks.device)
+        how = {"seed": args.seed, "progress": ranks.leads, "precision": args.precision, "ranks": ranks}
+        write_samples(tokenizer, model, path, args.count, args.batch_size, args.size, **how, **settings)
+        if ranks.leads:
+            print(f"{args.count} images with {settings}: {path}")
 
 
 def _settings(args: argparse.Namespace, model, header: dict) -> dict[str, float]:

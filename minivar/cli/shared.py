@@ -20,9 +20,16 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """``--device`` and ``--precision``, for commands that only run models."""
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
-    numbers = "of matrix products; bf16 and fp16 are for GPUs, and change images a little (default: float32)"
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    numbers = "of matrix products; all but float32 are for GPUs, and change images a little (default: float32)"
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help=numbers)
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """``--workers``, for commands that read many images."""
+    default = "for a GPU as many as it has cores less one, at most 8; for a CPU, or images in memory, none"
+    text = f"processes that read images ahead, of each rank (default: {default})"
+    parser.add_argument("--workers", type=int, metavar="N", help=text)
 
 
 def check_number(option: str, value: int, low: int, high: int) -> None:

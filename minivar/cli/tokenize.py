@@ -5,9 +5,10 @@ import dataclasses
 from pathlib import Path
 
 from minivar import checkpoints, data, presets
-from minivar.cli.shared import SHIPPED
-from minivar.data import SPLITS
+from minivar.cli.shared import SHIPPED, add_workers_argument
+from minivar.data import CROPS, SPLITS
 from minivar.distributed import join_ranks
+from minivar.precision import tf32
 from minivar.tokenizer import VQVAE, TokenCache, write_cache
 
 
@@ -19,13 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dataset", help="take digits, emoji, fashion-mnist, cifar10, folder or shards instead")
     parser.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
-    crops = "of folders and shards: how a square is cut out (default: random for train, which needs --views)"
-    parser.add_argument("--crop", choices=("center", "random", "ten"), help=crops)
+    crops = "of folders and shards: how a square is cut out (default: as the preset's transformer is trained; random "
+    crops += "and zoom need --views)"
+    parser.add_argument("--crop", choices=tuple(CROPS), help=crops)
     parser.add_argument("--views", type=int, help="random crops of each image; training takes them in turn")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the tokens")
     parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time (default: 64)")
     parser.add_argument("--shard-size", type=int, default=10_000, help="images in a file (default: 10000)")
-    device = "cpu, cuda, mps (default: cpu); under torchrun each process does a part"
+    add_workers_argument(parser)
+    device = "cpu or cuda (default: cpu); under torchrun each process does a part"
     parser.add_argument("--device", default="cpu", help=device)
 
 
@@ -34,8 +37,10 @@ def run(args: argparse.Namespace) -> None:
     tokenizer, header = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
     with join_ranks(args.device) as ranks:
         images = images_to_tokenize(args, tokenizer, header.get("preset"))
-        sizes = {"shard_size": args.shard_size, "batch_size": args.batch_size}
-        if write_cache(tokenizer, images, args.out, ranks=ranks, progress=ranks.leads, **sizes):
+        numbers = {"shard_size": args.shard_size, "batch_size": args.batch_size, "workers": args.workers}
+        with tf32(ranks.device, "float32"):  # tokens are made once: let them be the nearest codes
+            complete = write_cache(tokenizer, images, args.out, ranks=ranks, progress=ranks.leads, **numbers)
+        if complete:
             cache = TokenCache(args.out, verify=False)
             lost = f"; {len(cache.unreadable)} could not be read, see cache.json" if cache.unreadable else ""
             print(f"The tokens of {len(cache):,} images x {cache.views} views are in {args.out}{lost}.")
@@ -49,7 +54,7 @@ def images_to_tokenize(args: argparse.Namespace, tokenizer: VQVAE, trained_as: s
     config, options = tokenizer.config, {key: v for key in ("crop", "views") if (v := getattr(args, key)) is not None}
     if preset and args.split == "train" and not options:  # as minivar train reads it, at the size of this tokenizer
         preset = dataclasses.replace(preset, tokenizer=config) if config.image_size else preset
-        return presets.training_set(preset, args.data)
+        return presets.training_set(preset, args.data, "model")
     height, _ = config.image_size or (preset and preset.tokenizer.image_size) or (256, 256)
     name, channels = args.dataset or preset.dataset, config.nets.image_channels
     return data.load(name, args.split, args.data, height, channels, **options)

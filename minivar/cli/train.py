@@ -1,16 +1,26 @@
 """``minivar train``: a tokenizer and a transformer, by the numbers of a preset."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from minivar import presets, training
+import torch
+
+from minivar import checkpoints, presets, training
+from minivar.cli.shared import add_workers_argument
 from minivar.distributed import STRATEGIES, join_ranks
 from minivar.tokenizer import TokenCache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``minivar train``."""
-    parser.add_argument("--preset", default="digits", help=f"one of {', '.join(presets.PRESETS)} (default: digits)")
+    names = f"one of {', '.join(presets.PRESETS)} (default: digits, or with --init the one of that checkpoint)"
+    parser.add_argument("--preset", help=names)
+    begin = (
+        "fine-tune: folder with a trained pair, minivar's or published files of VAR or LlamaGen, to start from; the"
+    )
+    begin += " classes are those of the data, and epochs and base_lr had better be lower than in training"
+    parser.add_argument("--init", metavar="DIR", help=begin)
     parser.add_argument("--out", metavar="DIR", help="folder for checkpoints and logs (default: runs/PRESET)")
     folder = "folder of the dataset, where it is not embedded; with --tokens, of its held-out images alone"
     parser.add_argument("--data", metavar="DIR", help=folder)
@@ -24,36 +34,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = "torchvision's vgg16 weights, for the perceptual term of the loss (default: downloaded where needed)"
     parser.add_argument("--backbone-weights", metavar="FILE", help=weights)
     parser.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
     parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help=strategies)
+    add_workers_argument(parser)
     override = "change one field of the preset, as in model_train.epochs=5, model.schedule=1,2,4,8; repeatable"
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train a tokenizer and a transformer, next-scale or raster; the same command resumes."""
-    preset = presets.get(args.preset, args.set)
-    if args.stage == "tokenizer" and (args.tokens or args.tokenizer):
-        raise ValueError("--stage tokenizer learns from pixels; got --tokens or --tokenizer, which are made already.")
+    if args.stage == "tokenizer" and (args.tokens or args.tokenizer or args.init):
+        raise ValueError("--stage tokenizer learns from pixels; got --tokens, --tokenizer or --init, which have one.")
+    if args.init and args.tokenizer:
+        raise ValueError("--init brings its tokenizer along; got --tokenizer as well.")
+    if args.init:
+        tokenizer, model, name = checkpoints.load_any_pair(args.init)
+        preset = presets.get(args.preset or _preset_of(model, name), args.set)
+        preset, tokenizer = training.adapted(preset, tokenizer, model)
+    else:
+        preset = presets.get(args.preset or "digits", args.set)
     out = Path(args.out or f"runs/{preset.name}")
     with join_ranks(args.device, args.strategy) as ranks:
-        common = {"ranks": ranks, "progress": ranks.leads}
+        common = {"ranks": ranks, "progress": ranks.leads, "workers": args.workers}
 
         def tokens_in(folder: str) -> TokenCache:
             return TokenCache(folder, verify=not args.no_verify, ranks=ranks)
 
-        images = tokens_in(args.tokens) if args.tokens else presets.training_set(preset, args.data)
+        images = tokens_in(args.tokens) if args.tokens else presets.training_set(preset, args.data, "model")
         heldout_images = presets.validation_set(preset, args.data)
         heldout = tokens_in(args.validation_tokens) if args.validation_tokens else heldout_images
-        if args.tokens or args.tokenizer:
+        start = None
+        if args.init:
+            classes = len(images.class_names)
+            preset = dataclasses.replace(preset, model=dataclasses.replace(preset.model, num_classes=classes))
+            start = training.starting_weights(model, classes, preset.model_train.seed)
+            training.check_run(preset, images, args.stage, ranks, heldout)
+            if args.tokens:
+                images.check(tokenizer, preset.model)
+            training.keep_tokenizer(tokenizer, Path(args.init), out, ranks)
+        elif args.tokens or args.tokenizer:
             tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks, heldout)
         else:
             training.check_run(preset, images, args.stage, ranks, heldout)
             weights = args.backbone_weights and Path(args.backbone_weights)
             options = {"backbone_weights": weights, "validation": heldout_images, **common}
-            tokenizer = training.train_tokenizer(preset, images, out, **options)
+            same = preset.tokenizer_crop == preset.model_crop
+            pixels = images if same else presets.training_set(preset, args.data, "tokenizer")
+            tokenizer = training.train_tokenizer(preset, pixels, out, **options)
         if args.stage == "all":
-            training.train_model(preset, tokenizer, images, out, validation=heldout, **common)
+            training.train_model(preset, tokenizer, images, out, validation=heldout, start=start, **common)
         if ranks.leads:
             print(f"Checkpoints and metrics.jsonl are in {out}.")
+
+
+def _preset_of(model: torch.nn.Module, name: str | None) -> str:
+    """The preset that a checkpoint was trained by, or else the first one with a transformer of that shape."""
+    if name in presets.PRESETS:
+        return name
+    shape = (type(model.config), model.config.depth, model.config.width)
+    for each, preset in presets.PRESETS.items():
+        if (type(preset.model), preset.model.depth, preset.model.width) == shape:
+            return each
+    raise ValueError(f"No preset has a transformer of depth {shape[1]} and width {shape[2]}: expected --preset.")

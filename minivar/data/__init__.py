@@ -1,31 +1,45 @@
 """Images and labels in: the first room, where data becomes batches of (image in [-1, 1], label).
 
-Embedded data (``data/*.npz``) needs no download; what lies on a disk is read by ``folders`` and ``shards``. All of it
-answers the same few questions, those of ``base.Dataset``.
+Embedded data (``data/*.npz``) needs no download; what lies on a disk is read by ``folders`` and ``shards``, ahead of
+its time by the processes of ``feeding``. All of it answers the same few questions, those of ``base.Dataset``.
 """
 
-from minivar.data.arrays import ArraySet, Labels, to_float, to_uint8
-from minivar.data.base import DATA_ROOT, IMAGE_SUFFIXES, SPLITS, DataError, Dataset, ImageSet, view_of
+from minivar.data.arrays import ArraySet, Labels
+from minivar.data.base import (
+    DATA_ROOT,
+    IMAGE_SUFFIXES,
+    SPLITS,
+    DataError,
+    Dataset,
+    ImageSet,
+    to_float,
+    to_uint8,
+    view_of,
+)
 from minivar.data.embedded import load_digits, load_emoji
+from minivar.data.feeding import Feed, default_workers
 from minivar.data.folders import FolderSet
 from minivar.data.loading import find_split, load
-from minivar.data.pictures import central_square
+from minivar.data.pictures import CROPS, central_square
 from minivar.data.shards import ShardSet, write_shards
-from minivar.data.views import balanced, emoji_views, jitter, jittered
+from minivar.data.views import balanced, emoji_views, jitter, jittered, mirrored
 
 __all__ = [
+    "CROPS",
     "DATA_ROOT",
     "IMAGE_SUFFIXES",
     "SPLITS",
     "ArraySet",
     "DataError",
     "Dataset",
+    "Feed",
     "FolderSet",
     "ImageSet",
     "Labels",
     "ShardSet",
     "balanced",
     "central_square",
+    "default_workers",
     "emoji_views",
     "find_split",
     "jitter",
@@ -33,6 +47,7 @@ __all__ = [
     "load",
     "load_digits",
     "load_emoji",
+    "mirrored",
     "to_float",
     "to_uint8",
     "view_of",

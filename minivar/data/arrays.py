@@ -11,16 +11,6 @@ from torch import Tensor
 from minivar.data.base import ImageSet
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """float in [-1, 1] -> uint8 in 0..255, rounded; the inverse of ``to_float``."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
 class Labels(NamedTuple):
     """One label an image, int64 (N,), and what each number stands for: ``names[values[i]]`` is that of image i."""
 
@@ -72,6 +62,6 @@ class ArraySet(ImageSet):
         """
         return self.at_view(index, 0)
 
-    def at_view(self, index: Tensor | slice, view: Tensor | int) -> tuple[Tensor, Tensor]:
-        """As ``batch``; there is one view of an image, whatever its number."""
-        return to_float(self.images[index]), self.labels[index]
+    def pixels(self, index: Tensor | slice, view: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Images and labels as they are held; there is one view of an image, whatever its number."""
+        return self.images[index], self.labels[index]

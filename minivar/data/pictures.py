@@ -1,16 +1,14 @@
 """Pictures on a disk, in folders or tar shards, decoded and cropped when they are asked for.
 
 A run can stop anywhere and go on bit for bit, because a picture depends on (seed, number of the image, number of the
-view) alone: not on threads, ranks, batches, or how often something was read before.
+view) alone: not on worker processes, ranks, batches, or how often something was read before.
 Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import itertools
-import os
-import weakref
+import math
 import zlib
 from abc import abstractmethod
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +18,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from minivar.data.arrays import to_float
 from minivar.data.base import DataError, Dataset, ImageSet, view_of
 from minivar.distributed import Ranks
 from minivar.files import write_atomically
 
-CROPS = {"center": (1.125, 1), "random": (1.125, None), "ten": (1.1, 10)}  # short side / size, number of views
+# Short side / size, number of views
+CROPS = {"center": (1.125, 1), "random": (1.125, None), "ten": (1.1, 10), "zoom": (1.25, None)}
 
 
 def decode(source, channels: int) -> Image.Image:
@@ -47,45 +45,50 @@ def decode(source, channels: int) -> Image.Image:
         return picture.convert("RGB" if channels == 3 else "L")
 
 
-def central_square(picture: Image.Image, side: int) -> Image.Image:
-    """The middle of a picture whose short side is resized to ``side``: halved with a box filter, then bicubic.
+def short_side_to(picture: Image.Image, side: int) -> Image.Image:
+    """A picture whose short side is resized to ``side``: halved with a box filter, then bicubic.
 
     Guided diffusion's, which DiT and LlamaGen use.
     """
     while min(picture.size) >= 2 * side:
         picture = picture.resize(tuple(length // 2 for length in picture.size), Image.Resampling.BOX)
     scale = side / min(picture.size)
-    picture = picture.resize(tuple(round(length * scale) for length in picture.size), Image.Resampling.BICUBIC)
+    return picture.resize(tuple(round(length * scale) for length in picture.size), Image.Resampling.BICUBIC)
+
+
+def central_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle of a picture, ``side`` pixels of its short side as ``short_side_to`` resizes it."""
+    picture = short_side_to(picture, side)
     left, top = ((length - side) // 2 for length in picture.size)
     return picture.crop((left, top, left + side, top + side))
 
 
 class PictureSet(ImageSet):
-    """What folders and shards share: crops, threads, and images that cannot be read.
+    """What folders and shards share: crops, and images that cannot be read.
 
-    ``crop`` is one of three published ways to cut a square of ``size`` from a picture:
+    ``crop`` is one of four published ways to cut a square of ``size`` from a picture:
 
     - "center": VAR's for held-out images. The short side is resized (Lanczos) to ``resize`` (1.125) x size, and the
       middle is cut out.
     - "random": VAR's for training: resized likewise, cut out at random, never mirrored.
-    - "ten": LlamaGen's. ``central_square`` of ``resize`` (1.1) x size, of which torchvision's ``TenCrop`` takes the
-      corners, the middle, and the mirror images of these five.
+    - "zoom": LlamaGen's for training its tokenizer. The short side is resized (``short_side_to``) to a size drawn
+      from 1 to ``resize`` (1.25) x size, a window is cut out at random, and half of them are mirrored.
+    - "ten": LlamaGen's for its transformers. ``central_square`` of ``resize`` (1.1) x size, of which torchvision's
+      ``TenCrop`` takes the corners, the middle, and the mirror images of these five.
 
-    The *view* of an image is the number of its crop. There are 1 and 10 of "center" and "ten". Of "random" there is a
-    fresh one every epoch, or ``views`` that take turns (``data.view_of``).
-
-    ``threads`` decode (None: as many as there are processors, 8 at most); several ranks on a machine should share the
-    processors out. They end with the set.
+    The *view* of an image is the number of its crop. There are 1 and 10 of "center" and "ten". Of "random" and "zoom"
+    there is a fresh one every epoch, or ``views`` that take turns (``data.view_of``).
 
     An image that cannot be read, for whatever reason, is replaced by the next in file order that can, with that one's
     label, and ``unreadable`` holds its name and the reason. More than ``max_unreadable`` of the whole set stops with
-    a ``DataError``, where one image is always allowed unless the share is 0. Every process counts what it met itself.
+    a ``DataError``, where one image is always allowed unless the share is 0. Every rank counts what it met itself.
 
     A subclass has ``class_names`` and ``where`` (for messages), and says how many images there are, ``__len__``, what
     they are, ``contents``, and how to open one, ``_open``.
     """
 
     where: str | Path
+    most_workers = 8  # each decodes some hundred photographs a second (notebooks/13_imagenet.ipynb)
 
     def __init__(
         self,
@@ -95,7 +98,6 @@ class PictureSet(ImageSet):
         resize: float | None = None,
         views: int | None = None,
         seed: int = 0,
-        threads: int | None = None,
         max_unreadable: float = 0.01,
     ) -> None:
         if crop not in CROPS:
@@ -109,11 +111,10 @@ class PictureSet(ImageSet):
                 f"Expected a size of at least 1, 1 or 3 channels, and resize of at least 1; got {size}, {channels} "
                 f"and {resize}."
             )
-        threads = min(8, os.cpu_count() or 1) if threads is None else threads
-        if min(threads, 1 if views is None else views) < 1 or seed < 0 or not 0 <= max_unreadable <= 1:
+        if (views is not None and views < 1) or seed < 0 or not 0 <= max_unreadable <= 1:
             raise DataError(
-                "Expected at least one thread and one view, a seed of at least 0, and max_unreadable in [0, 1]; got "
-                f"threads={threads}, views={views}, seed={seed}, max_unreadable={max_unreadable}."
+                "Expected at least one view, a seed of at least 0, and max_unreadable in [0, 1]; got "
+                f"views={views}, seed={seed}, max_unreadable={max_unreadable}."
             )
         self.image_shape = (channels, size, size)
         self.crop, self.resize, self.seed = crop, resize, seed
@@ -121,9 +122,6 @@ class PictureSet(ImageSet):
         self.max_unreadable = max_unreadable
         self.unreadable: dict[str, str] = {}
         self._skipped: set[int] = set()
-        self._ahead: dict[tuple[int, tuple[int, ...]], Future] = {}  # image and views: begun by ``prepare``
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
-        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     @property
     @abstractmethod
@@ -132,7 +130,7 @@ class PictureSet(ImageSet):
 
     @abstractmethod
     def _open(self, number: int) -> tuple[str, object, int]:
-        """Name, what Pillow can open (a path or a file), and label of an image; called from several threads."""
+        """Name, what Pillow can open (a path or a file), and label of an image."""
 
     @property
     def fingerprint(self) -> int:
@@ -145,38 +143,29 @@ class PictureSet(ImageSet):
         index = self._numbers(index)
         return self.at_view(index, view_of(index, epoch, self.views))
 
-    def at_view(self, index: Tensor | slice, view: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Images (B,) at a view each, or the same for all: float32 (B, C, H, W) in [-1, 1], and int64 labels (B,).
+    def pixels(self, index: Tensor | slice, view: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Images (B,) at a view each, or the same for all: uint8 (B, C, H, W), and int64 labels (B,).
 
         Several views of one image cost one decoding. Raises ``DataError`` for a view that is not there, or too many
         unreadable images.
         """
         index = self._numbers(index)
-        jobs = self._jobs(index, view)
-        futures = {image: self._ahead.pop((image, views), None) for image, views in jobs.items()}
-        if None in futures.values():  # something else was announced, and will not be asked for
-            for future in self._ahead.values():
-                future.cancel()
-            self._ahead.clear()
-        futures = {image: futures[image] or self._pool.submit(self._read, image, jobs[image]) for image in jobs}
-        read = {image: future.result() for image, future in futures.items()}
-        self._check_unreadable()
+        read = {image: self._read(image, views) for image, views in self._jobs(index, view).items()}
         cuts = {image: iter(pixels) for image, (pixels, _) in read.items()}
-        # one by one: fresh memory for whole batches in between would cost more than the arithmetic
-        images = [to_float(torch.from_numpy(next(cuts[image]))) for image in index.tolist()]
+        images = [torch.from_numpy(next(cuts[image])) for image in index.tolist()]
         return torch.stack(images), torch.tensor([read[image][1] for image in index.tolist()])
 
-    def prepare(self, index: Tensor | slice, epoch: int = 0) -> None:
-        """Begin to decode what ``batch`` will be asked for: two batches at most, so that a hint in vain costs little.
-
-        The result is the same without; what has been announced before is not begun again.
-        """
-        index = self._numbers(index)
-        jobs = self._jobs(index, view_of(index, epoch, self.views)).items()
-        new = [job for job in jobs if job not in self._ahead]
-        if len(self._ahead) + len(new) <= 2 * len(jobs):
-            for job in new:
-                self._ahead[job] = self._pool.submit(self._read, *job)
+    def report_unreadable(self, found: dict[str, str]) -> None:
+        """Add to ``unreadable``; ``DataError`` where it then holds more than ``max_unreadable`` of the images."""
+        super().report_unreadable(found)
+        count, total = len(self.unreadable), len(self)
+        allowed = max(1, int(self.max_unreadable * total)) if self.max_unreadable else 0
+        if count > allowed:
+            first = ", ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
+            raise DataError(
+                f"{count} of the {total} images in {self.where} cannot be read ({count / total:.2%}), expected at "
+                f"most {allowed} (max_unreadable {self.max_unreadable}): {first}{', ...' if count > 3 else '.'}"
+            )
 
     def _numbers(self, index: Tensor | slice) -> Tensor:
         return torch.arange(*index.indices(len(self))) if isinstance(index, slice) else torch.as_tensor(index)
@@ -204,9 +193,8 @@ class PictureSet(ImageSet):
                 raise
             except Exception as error:  # for a broken file Pillow raises almost anything
                 unknown = isinstance(error, UnidentifiedImageError)  # whose text holds the whole path, or an address
-                self.unreadable[name] = "not a picture" if unknown else " ".join(str(error).split())
                 self._skipped.add(i)
-                self._check_unreadable()
+                self.report_unreadable({name: "not a picture" if unknown else " ".join(str(error).split())})
             else:
                 cuts = (np.array(cut).reshape(self.image_shape[::-1]) for cut in self._cut(picture, i, views))
                 return [np.ascontiguousarray(pixels.transpose(2, 0, 1)) for pixels in cuts], label
@@ -217,25 +205,27 @@ class PictureSet(ImageSet):
         if self.crop == "ten":
             crops = TF.ten_crop(central_square(picture, int(self.resize * size)), size)
             return [crops[view] for view in views]
+        if self.crop == "zoom":
+            return [self._zoom(picture, number, view) for view in views]
         picture = TF.resize(picture, round(self.resize * size), TF.InterpolationMode.LANCZOS)
         if self.crop == "center":
             return [TF.center_crop(picture, size)] * len(views)
-        cuts = []
-        for view in views:
-            drawn = np.random.SeedSequence((self.seed, number, view)).generate_state(2, np.uint64).tolist()
-            top, left = (n % (side - size + 1) for n, side in zip(drawn, (picture.height, picture.width)))
-            cuts.append(TF.crop(picture, top, left, size, size))
-        return cuts
+        return [self._cut_window(picture, self._drawn(number, view, 2)) for view in views]
 
-    def _check_unreadable(self) -> None:
-        count, total = len(self.unreadable), len(self)
-        allowed = max(1, int(self.max_unreadable * total)) if self.max_unreadable else 0
-        if count > allowed:
-            first = ", ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
-            raise DataError(
-                f"{count} of the {total} images in {self.where} cannot be read ({count / total:.2%}), expected at "
-                f"most {allowed} (max_unreadable {self.max_unreadable}): {first}{', ...' if count > 3 else '.'}"
-            )
+    def _drawn(self, number: int, view: int, count: int) -> list[int]:
+        """``count`` large random numbers, always the same for a view of an image."""
+        return np.random.SeedSequence((self.seed, number, view)).generate_state(count, np.uint64).tolist()
+
+    def _cut_window(self, picture: Image.Image, drawn: list[int]) -> Image.Image:
+        size = self.image_shape[-1]
+        top, left = (n % (side - size + 1) for n, side in zip(drawn, (picture.height, picture.width)))
+        return TF.crop(picture, top, left, size, size)
+
+    def _zoom(self, picture: Image.Image, number: int, view: int) -> Image.Image:
+        size, (*place, zoom, mirrored) = self.image_shape[-1], self._drawn(number, view, 4)
+        short_side = size + zoom % (math.ceil(self.resize * size) - size + 1)  # every size is as likely
+        window = self._cut_window(short_side_to(picture, short_side), place)
+        return TF.hflip(window) if mirrored % 2 else window
 
 
 def write_unreadable(data: Dataset, out: Path, ranks: Ranks, say: bool = False) -> None:

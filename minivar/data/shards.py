@@ -13,12 +13,12 @@ import functools
 import io
 import itertools
 import json
+import mmap
 import os
 import re
-import threading
+import tarfile
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
     """One image of a shard, as it lies there."""
 
     name: str  # SHARD/KEY.SUFFIX
-    picture: bytes  # encoded
+    picture: bytes | memoryview  # encoded
     label: int
 
 
@@ -54,10 +54,11 @@ class ShardSet(PictureSet):
     ``classes.txt`` beside the shards, or else the numbers up to the largest met when counting, which then writes
     ``classes.txt``. ``labels`` is None: they are known only once read.
 
-    Memory: the encoded pictures of ``window`` shards, about 1 GB for 8 shards of 1,000 ImageNet pictures each, in
-    every process, since each rank trains on a part of every batch and so reads all shards of the window. At the
-    beginning of a window all of them are new, and training waits for what the look-ahead of one batch does not cover.
-    Other orders than ``order`` work too, but read a shard for almost every image if they jump.
+    Each process that reads takes its batches from all shards of the window. Local ``.tar`` files are mapped, so that
+    the processes of a machine share one copy of them, which the system may drop when memory is short. Of others every
+    process holds the encoded pictures of ``window`` shards, about 1 GB for 8 shards of 1,000 ImageNet pictures each,
+    and fetches all shards once an epoch; hence a single worker by default. Other orders than ``order`` work too, but
+    read a shard for almost every image if they jump.
 
     Raises ``DataError`` for missing shards, counts or classes, and later for a shard that cannot be used.
     """
@@ -83,8 +84,9 @@ class ShardSet(PictureSet):
         self._learn(sizes)
         self._ends = list(itertools.accumulate(self.counts))
         self._window = window
-        self._held: OrderedDict[int, Future] = OrderedDict()  # the shards used last
-        self._lock = threading.Lock()
+        self._held: OrderedDict[int, list[Sample]] = OrderedDict()  # the shards used last
+        if not all(map(is_local, self.shards)):
+            self.most_workers = 1  # each would read every shard for itself, and a network is not to be asked twice
         # not a method: train.fit remembers the orders of two epochs, which should not keep this set in memory
         self.order = functools.partial(window_order, tuple(self.counts), window)
 
@@ -134,19 +136,17 @@ class ShardSet(PictureSet):
         return sample.name, io.BytesIO(sample.picture), sample.label
 
     def _samples(self, shard: int) -> list[Sample]:
-        """The samples of a shard: the first thread to ask reads it, others that ask for the same one wait."""
-        with self._lock:
-            mine = shard not in self._held
-            future = self._held.setdefault(shard, Future())
-            self._held.move_to_end(shard)
-            while len(self._held) > self._window:
+        """The samples of a shard, which is read unless it is among those used last."""
+        if shard not in self._held:
+            while len(self._held) >= self._window:
                 self._held.popitem(last=False)
-        if mine:
-            try:
-                future.set_result(self._load(shard))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
+            self._held[shard] = self._load(shard)
+        self._held.move_to_end(shard)
+        return self._held[shard]
+
+    def __getstate__(self) -> dict:
+        """A worker process gets the set without the shards in memory, and reads its own."""
+        return {**self.__dict__, "_held": OrderedDict()}
 
     def _load(self, shard: int) -> list[Sample]:
         name, samples = self.shards[shard], read_shard(self.shards[shard])
@@ -241,12 +241,31 @@ def read_shard(shard: str) -> list[Sample]:
 
     try:
         with gopen(shard) as stream:
-            found = list(group_by_keys(tar_file_expander([{"url": shard, "stream": stream}])))
-            if shard.endswith(".tar") and stream.read().strip(b"\0"):  # tarfile takes a broken header for the end
-                raise ValueError("a broken header in the middle")
+            if is_local(shard) and shard.endswith(".tar"):
+                found = list(group_by_keys(mapped_files(shard, stream)))
+            else:
+                found = list(group_by_keys(tar_file_expander([{"url": shard, "stream": stream}])))
+                check_end(stream.read() if shard.endswith(".tar") else b"")
     except Exception as error:  # tarfile's, the system's, and webdataset's, which lengthens their arguments
         raise DataError(f"Cannot read the shard {shard}: expected a whole tar file, got {_reason(error)}.") from error
     return [_sample(shard, parts) for parts in found]
+
+
+def mapped_files(shard: str, stream: io.BufferedReader) -> Iterator[dict]:
+    """The files in a tar file on this machine, as ``webdataset`` expects them, their contents where it is mapped."""
+    mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        for member in tar:
+            if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):  # webdataset's own notes
+                content = mapped[member.offset_data : member.offset_data + member.size]
+                yield {"fname": member.name, "data": content, "__url__": shard}
+        check_end(bytes(mapped[tar.offset :]))
+
+
+def check_end(rest: bytes) -> None:
+    """Raise ``ValueError`` unless what follows the last file is zeros: tarfile takes a broken header for the end."""
+    if rest.strip(b"\0"):
+        raise ValueError("a broken header in the middle")
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minivar.data.arrays import ArraySet, Labels, to_float, to_uint8
+from minivar.data.arrays import ArraySet, Labels
+from minivar.data.base import to_float, to_uint8
 
 
 def jitter(
@@ -40,6 +41,13 @@ def jittered(original: ArraySet, views: int, degrees: float = 6, scale: float = 
     extra = {name: Labels(labels.values.repeat(views), labels.names) for name, labels in original.extra.items()}
     labels = original.labels.repeat(views)
     return ArraySet(torch.cat(copies), labels, original.class_names, extra, original.background)
+
+
+def mirrored(original: ArraySet) -> ArraySet:
+    """``original`` followed by its mirror images: of photographs, two views of each."""
+    images = torch.cat([original.images, original.images.flip(-1)])
+    extra = {name: Labels(labels.values.repeat(2), labels.names) for name, labels in original.extra.items()}
+    return ArraySet(images, original.labels.repeat(2), original.class_names, extra, original.background)
 
 
 def balanced(original: ArraySet, views: int) -> Tensor:

@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from minivar.data import to_uint8
+from minivar.distributed import Ranks
 from minivar.evaluation.results import ProtocolError
 from minivar.files import weights_fingerprint, write_atomically
 from minivar.models import GPT, VAR
-from minivar.sampling import generate
+from minivar.precision import computing
+from minivar.sampling import generate, images_at_once
 from minivar.tokenizer import VQVAE
 
 
@@ -31,21 +33,26 @@ def write_samples(
     model: VAR | GPT,
     path: Path | str,
     count: int = 50_000,
-    batch: int = 100,
+    batch: int | None = None,
     size: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    precision: str = "float32",
+    ranks: Ranks | None = None,
     **settings,
 ) -> None:
     """Draw ``count`` images, equally many of each class, into ``path``: an npz whose ``arr_0`` is uint8 (N, H, W, 3).
 
     That is what the evaluator reads; grey is repeated. ``settings`` go to the sampler; ``size`` resizes the images
-    (bicubic), as LlamaGen's of 384 pixels are reduced to 256. Models stay where they are. Batch i draws from a
-    generator with a seed of its own and is written to ``path`` + ".parts", so a call that was stopped goes on by the
-    same call, with the same images. Returns at once if ``path`` is there, and was made by the same call. Raises
-    ``ProtocolError`` for impossible numbers, or if samples drawn otherwise are there.
+    (bicubic), as LlamaGen's of 384 pixels are reduced to 256. Models stay where they are. ``batch`` images are drawn
+    at a time (None: ``sampling.images_at_once``), in ``precision``. Batch i draws from a generator with a seed of its
+    own and is written to ``path`` + ".parts", so a call that was stopped goes on by the same call, with the same
+    images. ``ranks`` share the batches, and whatever their number, the images are the same; each of them must call
+    this, with a ``path`` that all can see. Returns at once if ``path`` is there, and was made by the same call.
+    Raises ``ProtocolError`` for impossible numbers, or if samples drawn otherwise are there.
     """
-    path, classes = Path(path), model.config.num_classes
+    path, classes, ranks = Path(path), model.config.num_classes, ranks or Ranks()
+    batch = images_at_once(model.config, precision) if batch is None else batch
     if min(count, batch) < 1 or count % classes:
         raise ProtocolError(
             f"The samples must be equally many of each of {classes} classes, in batches of at least 1; got count "
@@ -53,28 +60,40 @@ def write_samples(
         )
     weights = [weights_fingerprint(part) for part in (tokenizer, model)]
     what = {"count": count, "batch": batch, "size": size, "seed": seed, "settings": settings, "weights": weights}
+    if precision != "float32":
+        what["precision"] = precision
     folder, note = path.with_name(f"{path.name}.parts"), path.with_suffix(".json")
     if note.is_file() and (found := json.loads(note.read_text())) != what:
-        differing = ", ".join(key for key in what if found.get(key) != what[key])
+        differing = ", ".join(key for key in {**what, **found} if found.get(key) != what.get(key))
         raise ProtocolError(f"{path} holds samples that were drawn otherwise ({differing}): choose another path.")
     if note.is_file() and path.is_file() and not folder.is_dir():
         return
-    write_atomically(note, lambda temporary: temporary.write_text(json.dumps(what, indent=1)))
+    ranks.wait()  # until every rank has seen what was there
+    if ranks.leads:
+        write_atomically(note, lambda temporary: temporary.write_text(json.dumps(what, indent=1)))
+        folder.mkdir(parents=True, exist_ok=True)
+    ranks.wait()
     device = next(model.parameters()).device
     labels_N = torch.arange(count) * classes // count  # class by class
-    files = []
-    for number, labels_B in enumerate(tqdm(labels_N.split(batch), desc="samples", disable=not progress)):
-        files.append(folder / f"{number:06d}.npy")
-        if files[-1].is_file():
+    parts = labels_N.split(batch)
+    files = [folder / f"{number:06d}.npy" for number in range(len(parts))]
+    mine = range(ranks.rank, len(parts), ranks.count)
+    for number in tqdm(mine, desc="samples", disable=not (progress and ranks.leads)):
+        if files[number].is_file():
             continue
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
-        images = generate(model, tokenizer, labels_B.to(device), generator, **settings).images * 2 - 1
+        with computing(device, precision):
+            drawn = generate(model, tokenizer, parts[number].to(device), generator, **settings)
+        images = drawn.images.float() * 2 - 1
         if size is not None and images.shape[-1] != size:
             images = F.interpolate(images, size=(size, size), mode="bicubic")
         pixels = to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
-        write_atomically(files[-1], lambda temporary, pixels=pixels: save_array(temporary, pixels))
-    write_atomically(path, lambda temporary: _join(temporary, files, count))
-    shutil.rmtree(folder)
+        write_atomically(files[number], lambda temporary, pixels=pixels: save_array(temporary, pixels))
+    ranks.wait()
+    if ranks.leads:
+        write_atomically(path, lambda temporary: _join(temporary, files, count))
+        shutil.rmtree(folder)
+    ranks.wait()
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

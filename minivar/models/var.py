@@ -94,10 +94,10 @@ class Attention(nn.Module):
             # q_hat . k_hat is a cosine in [-1, 1]; exp(min(s, log 100)) is its learned inverse temperature
             q_BHlE = F.normalize(q_BHlE, dim=-1) * self.log_scale_1H11.clamp_max(self.MAX_LOG_SCALE).exp()
             k_BHlE = F.normalize(k_BHlE, dim=-1)
+        # autocast normalises in float32: back to 16 bits before the cache, which is what fills the memory
+        q_BHlE, k_BHlE = q_BHlE.to(v_BHlE.dtype), k_BHlE.to(v_BHlE.dtype)
         if cache is not None:
             k_BHlE, v_BHlE = cache.append(k_BHlE, v_BHlE)
-        q_BHlE = q_BHlE.to(v_BHlE.dtype)
-        k_BHlE = k_BHlE.to(v_BHlE.dtype)
         if record is not None:
             scores = q_BHlE @ k_BHlE.transpose(-2, -1) * self.softmax_scale
             if mask_ll is not None:

@@ -14,19 +14,24 @@ folder-smoke     every step of chapter 13, in miniature    2 CPU cores, 1 minute
 duel-var         1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-llamagen    the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-gpt2        the same in raster order, GPT-2 style     1 CPU core, 15 minutes  data/results/head_to_head.json
+cifar32          CIFAR-10, 41 M parameters                 1 RTX 3090, 6 hours     not run yet
+folder128        100,000 photographs at 128 pixels, 41 M   1 RTX 3090, 11 hours    not run yet
 var-d16          ImageNet 256 x 256, 310 M parameters      16 A100, 2.5 days       FID 3.30 (paper, not run here)
 var-d20          the same, 600 M                           not published           FID 2.57 (paper, not run here)
 var-d24          the same, 1.0 B                           not published           FID 2.09 (paper, not run here)
 var-d30          the same, 2.0 B                           not published           FID 1.92 (paper, not run here)
 var-d36-s        ImageNet 512 x 512, 2.4 B, shared AdaLN   not published           FID 2.63 (paper, not run here)
-llamagen-b-384   LlamaGen, raster order, 384 pixels, 111 M 8 GPUs, 1 day           FID 6.09 (paper, not run here)
-llamagen-l-384   the same, 343 M                           8 GPUs, 2 days          FID 3.07 (paper, not run here)
-llamagen-xl-384  the same, 775 M                           16 GPUs, 3 days         FID 2.62 (paper, not run here)
-llamagen-xxl-384 the same, 1.4 B                           32 GPUs, 4 days         FID 2.34 (paper, not run here)
-llamagen-3b-384  the same, 3.1 B                           32 GPUs, 5 days         FID 2.18 (paper, not run here)
+llamagen-b-384   LlamaGen, raster order, 384 pixels, 111 M see below               FID 6.09 (paper, not run here)
+llamagen-l-384   the same, 343 M                           see below               FID 3.07 (paper, not run here)
+llamagen-xl-384  the same, 775 M                           see below               FID 2.62 (paper, not run here)
+llamagen-xxl-384 the same, 1.4 B                           see below               FID 2.34 (paper, not run here)
+llamagen-3b-384  the same, 3.1 B                           see below               FID 2.18 (paper, not run here)
 ================ ========================================= ======================= ================================
 
-Each LlamaGen size also has a preset for 256 pixels, llamagen-b-256 and so on.
+Each LlamaGen size also has a preset for 256 pixels, llamagen-b-256 and so on; the three larger ones are trained for
+50 epochs there, not for 300. LlamaGen's authors give 8, 8, 16, 32 and 32 A100 for 1, 2, 3, 4 and 5 days, and say
+neither at which resolution nor for how many epochs. Hours of cifar32 and folder128 are planned, at three tenths of
+the GPU's peak.
 For the digits, accuracy is the share of samples that the shipped classifier recognises as their class, and the
 Frechet ratio is explained in ``evaluation.judge_digits``; 2,000 samples, for digits-smoke 400.
 """
@@ -40,6 +45,7 @@ from minivar.presets.emoji import emoji
 from minivar.presets.folder import folder_smoke
 from minivar.presets.images import training_set, validation_set
 from minivar.presets.llamagen import SIZES, llamagen
+from minivar.presets.one_gpu import cifar32, folder128
 from minivar.presets.overrides import override, parse_settings
 from minivar.presets.var import PUBLISHED, published
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
@@ -64,6 +70,8 @@ PRESETS: dict[str, Preset] = {
     "emoji": emoji("emoji", 3394, 27_152),
     "folder-smoke": folder_smoke(),
     **duels(),
+    "cifar32": cifar32(),
+    "folder128": folder128(),
     **{name: published(name) for name in PUBLISHED},
     **{f"llamagen-{size}-{pixels}": llamagen(size, pixels) for size in SIZES for pixels in (256, 384)},
 }

@@ -5,7 +5,7 @@ from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_c
 from minivar.sampling.editing import edit, masks_per_scale
 from minivar.sampling.filters import filter_descending, filter_logits, guide
 from minivar.sampling.generation import generate
-from minivar.sampling.kv_cache import KVCache
+from minivar.sampling.kv_cache import KVCache, cache_bytes, images_at_once
 from minivar.sampling.next_scale import ScaleState, check_sampling, sample, sample_scales
 from minivar.sampling.raster import sample_raster
 
@@ -15,6 +15,7 @@ __all__ = [
     "Sample",
     "SamplingConfig",
     "ScaleState",
+    "cache_bytes",
     "check_labels",
     "check_sampling",
     "draw_tokens",
@@ -25,6 +26,7 @@ __all__ = [
     "guide",
     "gumbel_codes",
     "masks_per_scale",
+    "images_at_once",
     "sample",
     "sample_raster",
     "sample_scales",

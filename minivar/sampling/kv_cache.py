@@ -1,6 +1,25 @@
 """The KV cache: what earlier tokens left behind in an attention layer."""
 
+import math
+
 from torch import Tensor
+
+CACHE_BYTES = 8e9  # of all layers, for the images that are drawn together where nobody says how many
+
+
+def cache_bytes(config, precision: str = "float32") -> int:
+    """What drawing one guided image with a VAR or GPT of this configuration keeps in its caches."""
+    length = config.schedule.num_tokens if hasattr(config, "schedule") else config.prefix + math.prod(config.grid)
+    guided, keys_and_values, bytes_a_number = 2, 2, 4 if precision == "float32" else 2
+    return guided * keys_and_values * config.depth * length * config.width * bytes_a_number
+
+
+def images_at_once(config, precision: str = "float32", most: int = 100) -> int:
+    """How many images to draw together: at most ``most``, and no more than ``CACHE_BYTES`` have room for.
+
+    The caches are what grows: of a hundred images by the published d36-s they would take 300 GB in float32.
+    """
+    return max(1, min(most, int(CACHE_BYTES // cache_bytes(config, precision))))
 
 
 class KVCache:

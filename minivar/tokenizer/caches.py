@@ -21,8 +21,8 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minivar.data import Dataset, ImageSet, view_of
+from minivar.data import Dataset, Feed, ImageSet, default_workers, view_of
 from minivar.distributed import Ranks
 from minivar.files import config_from_dict, sha256, weights_fingerprint, write_atomically
 from minivar.precision import full_precision
@@ -90,6 +90,13 @@ class Contents:
         """The images of a shard."""
         return range(number * self.shard_size, min((number + 1) * self.shard_size, self.images))
 
+    def asked(self, numbers: list[int], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(index, view), int64 (B,) each, of shard after shard: the views of an image one after the other."""
+        for number in numbers:
+            rows = self.rows(number)
+            for part in torch.arange(len(rows) * self.views).split(batch_size):
+                yield rows.start + part // self.views, part % self.views
+
 
 def grids_of(config: TokenizerConfig, image_shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
     """The grids of the tokens of such images: those of the schedule, or a single one."""
@@ -101,7 +108,7 @@ def grids_of(config: TokenizerConfig, image_shape: tuple[int, int, int]) -> tupl
 def encode(tokenizer: VQVAE, images: Tensor) -> Tensor:
     """Images (B, channels, height, width) in [-1, 1] -> int64 tokens (B, L), all scales in a row.
 
-    In float32 even within autocast, as published: a token is the nearest code, and bfloat16 would pick others.
+    Never in autocast's 16 bits, which would pick other codes; in TF32 where ``precision.tf32`` allows it.
     """
     images = images.to(next(tokenizer.parameters()).device)
     with full_precision(images):
@@ -121,15 +128,16 @@ def write_cache(
     batch_size: int = 64,
     ranks: Ranks | None = None,
     progress: bool = True,
+    workers: int | None = None,
 ) -> bool:
     """Write, or finish, the cache of ``dataset`` in the folder ``out``; whether it is whole now.
 
     ``views`` of each image are stored, by default as many as the dataset has. The tokenizer is moved to the device
     of these ``ranks``, in eval mode; process r does shards r, r + count, ... and returns when it is through,
     the last one of them with True. Tokens are those of the images one at a time but for rounding: in batches of
-    another size, or on another device, a feature that lies between two codes may fall to the other side. Raises
-    ``CacheError`` for impossible sizes or if ``out`` holds another cache, ``CheckpointError`` if a file cannot be
-    written; whole shards stay.
+    another size, or on another device, a feature that lies between two codes may fall to the other side. ``workers``
+    processes read images ahead (None: ``data.default_workers``). Raises ``CacheError`` for impossible sizes or if
+    ``out`` holds another cache, ``CheckpointError`` if a file cannot be written; whole shards stay.
     """
     out, ranks = Path(out), ranks or Ranks()
     tokenizer.to(ranks.device).eval()
@@ -141,9 +149,12 @@ def write_cache(
     missing = [number for number in mine if not _is_whole(out, number, contents)]
     total, left = (sum(len(contents.rows(number)) for number in part) * views for part in (mine, missing))
     bar = {"total": total, "initial": total - left, "desc": "tokenize", "unit": "image", "mininterval": 2}
-    with tqdm(**bar, disable=not progress) as shown:
+    workers = default_workers(dataset, ranks.device) if workers is None else workers
+    feed = Feed(dataset, contents.asked(missing, batch_size), workers, ranks.device)
+    with tqdm(**bar, disable=not progress) as shown, closing(feed):
+        batches = iter(feed)
         for number in missing:
-            _write_shard(tokenizer, dataset, out, number, contents, batch_size, shown)
+            _write_shard(tokenizer, dataset, out, number, contents, batches, shown)
     return _finish(out, contents)
 
 
@@ -194,7 +205,7 @@ def _finish(out: Path, contents: Contents) -> bool:
     return True
 
 
-def _write_shard(tokenizer: VQVAE, dataset, out: Path, number: int, contents: Contents, batch_size: int, bar) -> None:
+def _write_shard(tokenizer: VQVAE, dataset, out: Path, number: int, contents: Contents, batches, bar) -> None:
     """Tokens and labels first, their checksums last."""
     for stale in out.glob(f".*-{number:05d}.*"):  # left by a kill in the middle of a write
         stale.unlink()
@@ -202,11 +213,13 @@ def _write_shard(tokenizer: VQVAE, dataset, out: Path, number: int, contents: Co
     tokens = np.empty((len(rows) * views, contents.length), contents.dtype)
     labels = np.empty(len(rows) * views, np.int64)
     known = set(dataset.unreadable)
-    parts = torch.arange(len(rows) * views).split(batch_size)  # the views of an image one after the other
-    batches = _one_ahead(dataset.at_view, ((rows.start + part // views, part % views) for part in parts))
-    for part, (images, labels_B) in zip(parts, batches):
-        tokens[part.numpy()], labels[part.numpy()] = encode(tokenizer, images).cpu(), labels_B
-        bar.update(len(part))
+    done = 0
+    while done < len(tokens):
+        _, images, labels_B = next(batches)
+        part = slice(done, done + len(images))
+        tokens[part], labels[part] = encode(tokenizer, images).cpu(), labels_B.cpu()
+        done = part.stop
+        bar.update(len(images))
     checksums = {}
     for kind, array in (("tokens", tokens.reshape(len(rows), views, -1)), ("labels", labels[::views])):
         buffer = io.BytesIO()  # np.save straight into a file may say nothing when the disk is full
@@ -217,17 +230,6 @@ def _write_shard(tokenizer: VQVAE, dataset, out: Path, number: int, contents: Co
     unreadable = {name: why for name, why in dataset.unreadable.items() if name not in known}
     shard = {"cache": contents.fingerprint, "sha256": checksums, "unreadable": dict(sorted(unreadable.items()))}
     _write_json(_file(out, "shard", number), shard)
-
-
-def _one_ahead(function: Callable, arguments: Iterable[tuple]) -> Iterator:
-    """``function`` of each of ``arguments`` (at least one), worked out while the result before is being used."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = None
-        for each in arguments:
-            before, coming = coming, thread.submit(function, *each)
-            if before:
-                yield before.result()
-        yield coming.result()
 
 
 def _is_whole(out: Path, number: int, contents: Contents) -> bool:

@@ -101,11 +101,12 @@ class Perceptual(nn.Module):
     The ``lpips`` package brings the weights of the comparison, not those of VGG-16: ``backbone_weights`` is a file
     with torchvision's state dict, with or without the classifier, and without it they are downloaded. Everything here
     is frozen: there are no parameters, dropout is off in train mode too, and nothing of it enters a state dict.
+    ``shapes_only`` makes it without weights, on the meta device, for whoever counts and does not compute.
     """
 
     SMALLEST = 16  # pixels a side: VGG-16 halves its input four times before the last layer that is compared
 
-    def __init__(self, backbone_weights: Path | None = None, size: int | None = None) -> None:
+    def __init__(self, backbone_weights: Path | None = None, size: int | None = None, shapes_only=False) -> None:
         import lpips  # here, because it takes seconds that a run without LPIPS need not spend
 
         super().__init__()
@@ -113,7 +114,15 @@ class Perceptual(nn.Module):
         with torch.device("meta"), warnings.catch_warnings():  # 138 M weights that need no random values
             warnings.simplefilter("ignore", UserWarning)  # lpips uses torchvision's former arguments
             self.lpips = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
-        weighting = Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"
+        if not shapes_only:
+            self._load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", backbone_weights)
+        for module in self.lpips.modules():  # what is no parameter cannot be trained, synchronised or saved
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                delattr(module, name)
+                module.register_buffer(name, tensor.detach().clone(), persistent=False)
+        self.eval()
+
+    def _load(self, weighting: Path, backbone_weights: Path | None) -> None:
         state = torch.load(weighting, map_location="cpu", weights_only=True)
         backbone = vgg16_weights(backbone_weights)
         for name, parameter in self.lpips.net.named_parameters():  # "slice2.5.weight" is VGG's "features.5.weight"
@@ -126,11 +135,6 @@ class Perceptual(nn.Module):
                 )
             state["net." + name] = backbone[key].float()
         self.lpips.load_state_dict(state, strict=False, assign=True)
-        for module in self.lpips.modules():  # what is no parameter cannot be trained, synchronised or saved
-            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                delattr(module, name)
-                module.register_buffer(name, tensor.detach().clone(), persistent=False)
-        self.eval()
 
     def train(self, mode: bool = True) -> "Perceptual":
         """Stays in eval mode."""

@@ -75,8 +75,11 @@ class MultiScaleQuantizer(Quantizer):
         return f_BChw.flatten(2).transpose(1, 2)
 
     def steps(self, features_BChw: Tensor) -> Iterator[Step]:
-        """Algorithm 1: at each scale quantise the residual, upsample, add. Gradients reach codebook and phis."""
-        residual_BChw = features_BChw.detach()
+        """Algorithm 1: at each scale quantise the residual, upsample, add.
+
+        Gradients of f_hat reach codebook and phis, those of the residuals the features.
+        """
+        residual_BChw = features_BChw
         f_hat_BChw = torch.zeros_like(residual_BChw)
         for k in range(self.schedule.num_scales):
             z_BlC = self.at_scale(residual_BChw, k)

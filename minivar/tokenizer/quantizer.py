@@ -23,7 +23,7 @@ class QuantizerOutput(NamedTuple):
     quantized: Tensor  # (B, C, h_K, w_K), equal to f_hat; gradients pass straight through to the features
     loss: Tensor  # scalar: codebook and commitment loss
     tokens: list[Tensor]  # K x (B, h_k * w_k) int64
-    residuals: list[Tensor]  # K x (B * h_k * w_k, C) float32, detached: the vectors that were quantised
+    residuals: list[Tensor]  # K x (B * h_k * w_k, C) float32: the vectors that were quantised, with gradients
     scale_errors: Tensor  # (K,) float32, detached: mean squared error of f_hat after each scale
 
 
@@ -117,13 +117,15 @@ class Quantizer(nn.Module, ABC):
 
     @torch.no_grad()
     def _record_usage(self, steps: list[Step]) -> None:
-        hits_KV = torch.stack([torch.bincount(s.tokens_N, minlength=len(self.codebook)) for s in steps]).float()
-        first = not bool(self.usage_KV.any())
-        self.usage_KV.copy_(hits_KV if first else self.usage_KV.lerp(hits_KV, 0.01))
+        # Neither torch.bincount nor a Python condition: on a GPU each of them would wait for the result.
+        hits_KV = torch.zeros_like(self.usage_KV)
+        for hits_V, step in zip(hits_KV, steps, strict=True):
+            hits_V.scatter_add_(0, step.tokens_N, torch.ones_like(step.tokens_N, dtype=hits_V.dtype))
+        self.usage_KV.copy_(torch.where(self.usage_KV.any(), self.usage_KV.lerp(hits_KV, 0.01), hits_KV))
 
     @torch.no_grad()
-    def revive_dead_codes(self, residuals: list[Tensor], threshold: float = 0.05) -> int:
-        """Move codes that hardly any scale uses onto recent residuals; returns how many were moved.
+    def revive_dead_codes(self, residuals: list[Tensor], threshold: float = 0.05) -> Tensor:
+        """Move codes that hardly any scale uses onto recent residuals; how many were moved, int64 ().
 
         A code is dead when its share of all uses is below ``threshold`` / V. Without this a multi-scale codebook
         collapses: coarse scales have few tokens a batch, so most codes never receive a gradient from them. Each
@@ -132,10 +134,14 @@ class Quantizer(nn.Module, ABC):
         the moving average can call it dead again. A less patient average was tried and was as bad as no revival.
         """
         usage_V = self.usage_KV.sum(0)
-        dead = (usage_V < threshold * usage_V.mean()).nonzero()[:, 0]
-        scales = torch.randint(len(residuals), (len(dead),)).tolist()
-        for code, k in zip(dead.tolist(), scales, strict=True):
-            row = int(torch.randint(len(residuals[k]), ()))
-            self.codebook[code] = residuals[k][row].to(self.codebook.dtype)
-        self.usage_KV[:, dead] = self.usage_KV.mean(1, keepdim=True)
-        return len(dead)
+        dead_V1 = (usage_V < threshold * usage_V.mean())[:, None]
+
+        # A candidate for every code: whether it is needed is not known before a GPU has caught up.
+        def draw_V(below: int) -> Tensor:
+            return torch.randint(below, usage_V.shape, device=usage_V.device)
+
+        candidates_KVC = torch.stack([residual[draw_V(len(residual))] for residual in residuals])
+        candidates_VC = candidates_KVC[draw_V(len(residuals)), torch.arange(len(usage_V), device=usage_V.device)]
+        self.codebook.copy_(torch.where(dead_V1, candidates_VC.to(self.codebook.dtype), self.codebook))
+        self.usage_KV.copy_(torch.where(dead_V1[:, 0], self.usage_KV.mean(1, keepdim=True), self.usage_KV))
+        return dead_V1.sum()

@@ -18,12 +18,22 @@ class VectorQuantizer(Quantizer):
 
     With ``l2_norm``, as in LlamaGen, features and codes are projected onto the unit sphere first, so that the nearest
     code is the one with the most similar direction: no code can fall out of use for its length alone
-    (arXiv 2110.04627, section 3.2). Any grid will do; where only tokens are known, it is taken to be square.
+    (arXiv 2110.04627, section 3.2). ``grid`` are the rows and columns of the tokens; with None any grid will do, and
+    where only tokens are known, it is taken to be square.
+
+    DEVIATION: the codebook begins within 1 / V of zero, while LlamaGen's code moves it onto the sphere at once.
     """
 
-    def __init__(self, codebook_size: int, code_dim: int, beta: float = 0.25, l2_norm: bool = True) -> None:
+    def __init__(
+        self,
+        codebook_size: int,
+        code_dim: int,
+        beta: float = 0.25,
+        l2_norm: bool = True,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__(codebook_size, code_dim, beta, num_maps=1)
-        self.l2_norm = l2_norm
+        self.l2_norm, self.grid = l2_norm, grid
 
     @property
     def codes(self) -> Tensor:
@@ -37,7 +47,7 @@ class VectorQuantizer(Quantizer):
 
     def steps(self, features_BChw: Tensor) -> Iterator[Step]:
         """The one token map."""
-        z_NC = features_BChw.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        z_NC = features_BChw.permute(0, 2, 3, 1).flatten(0, 2)
         with torch.no_grad():
             tokens_N = self.nearest(z_NC)
         batch, _, height, width = features_BChw.shape
@@ -45,6 +55,6 @@ class VectorQuantizer(Quantizer):
         yield Step(z_NC, tokens_N, codes_BhwC.permute(0, 3, 1, 2))
 
     def accumulate(self, tokens: list[Tensor]) -> Iterator[Tensor]:
-        """Yields the codes of the one token map as features (B, C, side, side)."""
+        """Yields the codes of the one token map as features (B, C, h, w)."""
         side = math.isqrt(tokens[0].shape[1])
-        yield self.lookup(tokens[0]).transpose(1, 2).unflatten(2, (side, side))
+        yield self.lookup(tokens[0]).transpose(1, 2).unflatten(2, self.grid or (side, side))

@@ -98,7 +98,7 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(config.nets, z_channels)
         self.quant_conv = nn.Conv2d(z_channels, channels, kernel, padding=kernel // 2)
         if config.quantizer == "single":
-            self.quantizer = VectorQuantizer(*shape, config.l2_norm_codes)
+            self.quantizer = VectorQuantizer(*shape, config.l2_norm_codes, config.latent_grid)
         else:
             self.quantizer = MultiScaleQuantizer(config.schedule, *shape, config.num_phi, config.phi_ratio)
         self.post_quant_conv = nn.Conv2d(channels, z_channels, kernel, padding=kernel // 2)
@@ -181,8 +181,11 @@ class VQVAE(nn.Module):
     def _check_tokens(self, tokens: list[Tensor]) -> None:
         got = [tuple(t.shape) for t in tokens]
         if self.schedule is None:
-            if len(got) != 1 or len(got[0]) != 2 or math.isqrt(got[0][1]) ** 2 != got[0][1]:
-                raise ValueError(f"Expected one (B, side * side) tensor of tokens in a list; got shapes {got}.")
+            grid = self.config.latent_grid
+            one = len(got) == 1 and len(got[0]) == 2
+            if not one or got[0][1] != (math.prod(grid) if grid else math.isqrt(got[0][1]) ** 2):
+                shape = f"(B, {math.prod(grid)})" if grid else "(B, side * side)"
+                raise ValueError(f"Expected one {shape} tensor of tokens in a list; got shapes {got}.")
             return
         counts = self.schedule.counts[: len(tokens)]
         if not tokens or len(tokens) > self.schedule.num_scales or [s[1:] for s in got] != [(c,) for c in counts]:

@@ -1,17 +1,23 @@
 """Training: the configuration, the schedules, the tasks, the loop, and what it needs on many GPUs."""
 
 from minivar.training.batches import Batches, batch_indices, total_steps
-from minivar.training.config import Preset, TrainConfig, TrainingError
-from minivar.training.loop import check_config, fit
+from minivar.training.before import check_config
+from minivar.training.config import Preset, TrainConfig, TrainingError, accumulation
+from minivar.training.ema import AveragedWeights
+from minivar.training.finetuning import adapted, starting_weights
+from minivar.training.interruption import Interrupted
+from minivar.training.loop import fit
 from minivar.training.progress import read_log
 from minivar.training.schedules import learning_rate, parameter_groups, weight_decay
-from minivar.training.stages import check_run, take_tokenizer, train_model, train_tokenizer
+from minivar.training.stages import check_run, keep_tokenizer, take_tokenizer, train_model, train_tokenizer
 from minivar.training.task import Task
 from minivar.training.tasks import GPTTask, TokenizerTask, TokenTask, VARTask
 
 __all__ = [
+    "AveragedWeights",
     "Batches",
     "GPTTask",
+    "Interrupted",
     "Preset",
     "Task",
     "TokenTask",
@@ -19,13 +25,17 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "VARTask",
+    "accumulation",
+    "adapted",
     "batch_indices",
     "check_config",
     "check_run",
     "fit",
+    "keep_tokenizer",
     "learning_rate",
     "parameter_groups",
     "read_log",
+    "starting_weights",
     "take_tokenizer",
     "total_steps",
     "train_model",

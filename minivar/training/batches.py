@@ -1,12 +1,12 @@
 """Which images a batch holds: an order that depends on seed and epoch alone, so that any step can be found again."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from minivar.data import Dataset
+from minivar.data import Dataset, view_of
 from minivar.distributed import Ranks
 from minivar.training.config import TrainConfig, TrainingError
 
@@ -32,11 +32,11 @@ def total_steps(size: int, config: TrainConfig) -> int:
 
 
 class Batches:
-    """The batches of a run, seen from one of its ranks."""
+    """The batches of a run, seen from one of its ranks, and the sampler of what it reads from step ``first`` on."""
 
     def __init__(self, data: Dataset, config: TrainConfig, ranks: Ranks) -> None:
         self.data, self.config, self.ranks = data, config, ranks
-        self.steps = total_steps(len(data), config)
+        self.steps, self.first = total_steps(len(data), config), 0
 
     def epoch(self, step: int) -> int:
         """The pass over the data that a step belongs to, from 0."""
@@ -50,7 +50,8 @@ class Batches:
         """This rank's images of a step, in the parts that are accumulated: int64 (accumulate, images)."""
         return self.whole(step).view(self.config.accumulate, self.ranks.count, -1)[:, self.ranks.rank]
 
-    def look_ahead(self, step: int) -> None:
-        """Let the data begin to read this batch and the next."""
-        for ahead in range(step, min(step + 2, self.steps)):
-            self.data.prepare(self.parts(ahead).flatten(), self.epoch(ahead))
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(index, view) of each part, int64 (images,) both: the image numbers, and what their epoch shows of them."""
+        for step in range(self.first, self.steps):
+            for index in self.parts(step):
+                yield index, view_of(index, self.epoch(step), self.data.views)

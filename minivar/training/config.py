@@ -1,9 +1,12 @@
 """What a training consists of, as tables: the optimisation of one model, and a whole run of two."""
 
+import math
 from dataclasses import dataclass
 
 from minivar.checks import check
+from minivar.data import CROPS
 from minivar.models import GPTConfig, VARConfig
+from minivar.precision import PRECISIONS
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
 from minivar.tokenizer import PIXEL_LOSS, LossConfig, TokenizerConfig
 
@@ -29,7 +32,8 @@ class TrainConfig:
     clip: float = 2.0  # gradient norm
     ema: float = 0.0  # decay of averaged weights, which then are the result; 0: none
     accumulate: int = 1  # parts that each rank's share of a batch is cut into, one backward pass each
-    precision: str = "bf16"  # of autocast: bf16, fp16 or float32; a CPU trains in float32
+    images_at_a_time: int | None = None  # on a rank, at most: ``accumulation`` cuts larger parts into smaller ones
+    precision: str = "bf16"  # bf16, fp16, tf32 or float32 (``minivar.precision``); a CPU trains in float32
     recompute: bool = False  # activations of the blocks in the backward pass: less memory, a third more time
     compile: bool = False  # torch.compile
     seed: int = 0
@@ -56,7 +60,8 @@ class TrainConfig:
             clip="(0, inf)",
             ema="[0, 1)",
             accumulate="[1, inf)",
-            precision=("bf16", "fp16", "float32"),
+            images_at_a_time="[1, inf)",
+            precision=tuple(PRECISIONS),
             seed="[0, 4294967295]",
             log_every="[1, inf)",
             checkpoint_every="[1, inf)",
@@ -68,6 +73,59 @@ class TrainConfig:
                 raise TrainingError(
                     f"{name} must be a multiple of log_every ({self.log_every}); got {getattr(self, name)}."
                 )
+
+
+# What leaves the mathematics of a training as it is: a run goes on with other values of these.
+FREE_TO_CHANGE = (
+    "accumulate",
+    "images_at_a_time",
+    "recompute",
+    "compile",
+    "log_every",
+    "checkpoint_every",
+    "validate_every",
+    "validate_images",
+    "keep_best",
+)
+
+
+def accumulation(config: TrainConfig, ranks: int) -> int:
+    """Equal parts that each of ``ranks`` cuts its share of a batch into, one backward pass each.
+
+    As many as ``accumulate``, or the first multiple of that whose parts have at most ``images_at_a_time`` images.
+    Raises ``TrainingError``, with the nearest numbers that would do, where the batch cannot be shared out evenly.
+    """
+    part, left = divmod(config.batch_size, ranks * config.accumulate)
+    if left:
+        raise TrainingError(_uneven(config, ranks))
+    most = config.images_at_a_time or part
+    return config.accumulate * min(finer for finer in _divisors(part) if part // finer <= most)
+
+
+def _divisors(number: int) -> set[int]:
+    small = {i for i in range(1, math.isqrt(number) + 1) if number % i == 0}
+    return small | {number // i for i in small}
+
+
+def _uneven(config: TrainConfig, ranks: int) -> str:
+    """What was wrong with batch, ranks and accumulate, and what each of them could be in place of that."""
+    batch, parts = config.batch_size, config.accumulate
+
+    def nearest(wanted: int, fit: set[int]) -> str:
+        around = max((n for n in fit if n < wanted), default=0), min((n for n in fit if n > wanted), default=0)
+        return " or ".join(str(n) for n in around if n)
+
+    ways = []
+    if batch % parts == 0:
+        ways.append(f"{nearest(ranks, _divisors(batch // parts))} ranks")
+    if batch % ranks == 0:
+        ways.append(f"accumulate {nearest(parts, _divisors(batch // ranks))}")
+    whole = ranks * parts
+    ways.append(f"a batch of {nearest(batch, {batch // whole * whole, (batch // whole + 1) * whole})}")
+    return (
+        f"A batch of {batch} images must be a multiple of ranks x accumulate; got {ranks} ranks and accumulate "
+        f"{parts}, expected {', or '.join(ways)}."
+    )
 
 
 @dataclass(frozen=True)
@@ -83,9 +141,11 @@ class Preset:
     model_train: TrainConfig
     sampling: SamplingConfig | RasterSamplingConfig
     tokenizer_loss: LossConfig = PIXEL_LOSS
+    tokenizer_crop: str = "random"  # how folders and shards are cut for each of the two, as in pictures.PictureSet
+    model_crop: str = "random"
 
     def __post_init__(self) -> None:
-        check(self, views="[1, 1000]")
+        check(self, views="[1, 1000]", tokenizer_crop=tuple(CROPS), model_crop=tuple(CROPS))
         raster = isinstance(self.model, GPTConfig)
         if raster and (self.model.grid is None or self.model.caption_tokens):
             raise ValueError(

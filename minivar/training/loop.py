@@ -7,32 +7,31 @@ of the data depends on seed and epoch alone, and log entries that the restart wi
 Explained in ``notebooks/06_training.ipynb``.
 """
 
-import json
 import math
-import tempfile
-from collections.abc import Sized
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from minivar import checkpoints
+from minivar.data import Feed, default_workers, view_of
 from minivar.data.pictures import write_unreadable
 from minivar.distributed import Ranks, mean_over_ranks
 from minivar.files import read_tensors, write_tensors
-from minivar.precision import PRECISIONS
+from minivar.precision import PRECISIONS, tf32
 from minivar.training import parallel
-from minivar.training.batches import Batches, total_steps
-from minivar.training.config import TrainConfig, TrainingError
+from minivar.training.batches import Batches
+from minivar.training.before import check_config, check_folder, identity_of
+from minivar.training.config import TrainConfig, TrainingError, accumulation
 from minivar.training.ema import AveragedWeights
+from minivar.training.interruption import Interrupted, Interruption
+from minivar.training.players import Players
 from minivar.training.progress import Watch, rewind_log
 from minivar.training.recompute import recompute
-from minivar.training.schedules import apply_schedules, parameter_groups
-from minivar.training.state import Parts, restore_state, save_state
+from minivar.training.state import Parts, differences, restore_state, save_state
 from minivar.training.task import Stats, Task
-from minivar.training.validation import heldout_statistics
+from minivar.training.validation import heldout_parts, heldout_statistics
 
 
 def fit(
@@ -42,27 +41,32 @@ def fit(
     header: dict | None = None,
     progress: bool = True,
     ranks: Ranks | None = None,
+    workers: int | None = None,
 ) -> dict:
     """Train ``task.model`` and write ``out/NAME.safetensors``, the state of the run, and ``out/metrics.jsonl``.
 
     Resumes from the state if there is one, returns at once if the run is complete. ``header`` goes into the
     checkpoints. ``ranks`` are the processes of the run (``distributed.join_ranks``), each of which must call this; a
-    batch is that of all of them together. Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises
+    batch is that of all of them together. ``workers`` processes read a rank's images ahead, which changes nothing but
+    the time (None: ``data.default_workers``). Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises
     ``TrainingError`` if the loss stops being finite, ``out`` cannot be written to, or holds a run with another
-    configuration; the last good checkpoint is kept. Each checkpoint comes with pictures in ``out/NAME.png``, except
+    configuration; the last good checkpoint is kept. On SIGTERM or SIGUSR1 the state is saved at the next entry of the
+    log, and ``Interrupted`` raised. Each checkpoint comes with pictures in ``out/NAME.png``, except
     where FSDP has spread the model, since every rank would be needed to draw them.
     """
     ranks = ranks or Ranks(next(task.model.parameters()).device)
     run = Run(task, config, Path(out), header or {}, ranks)
     first = run.start(progress)
-    with closing(run.watch):  # a bar that is open would hide what an error says
+    computing = tf32(ranks.device, config.precision)
+    with closing(run), closing(run.watch), run.interruption, computing:  # an open bar would hide what an error says
+        run.read_ahead(first, workers)
         for step in range(first, run.steps):
             stats = run.forward_and_backward(step)
-            stats |= run.discriminator_turn()
-            stats = run.of_all_ranks(step, stats)
+            stats = run.check_finite(step, stats)
             run.update(step)
             run.log(step + 1, stats)
             run.checkpoint(step + 1)
+            run.stop_if_asked(step + 1)
     run.finish(first)
     return {"steps": run.steps, "seconds": run.watch.seconds, "resumed_at": first}
 
@@ -73,35 +77,40 @@ class Run:
     def __init__(self, task: Task, config: TrainConfig, out: Path, header: dict, ranks: Ranks) -> None:
         check_config(config, ranks, len(task.data), task.validation)
         check_folder(out)
+        self.identity = identity_of(task, config)  # as given: on other ranks the run may go on, in other parts
+        config = replace(config, accumulate=accumulation(config, ranks.count))
         self.task, self.config, self.out, self.header, self.ranks = task, config, out, header, ranks
         self.batches = Batches(task.data, config, ranks)
         self.steps = self.batches.steps
-        self.identity = identity_of(task, config)
+        self.feeds: list[Feed] = []
+        self.interruption = Interruption(ranks)
 
         self.model = task.model
         if config.recompute:
             recompute(self.model)
-        self.wrapped = parallel.wrap(self.model, ranks, task.unused_parameters)
-        task.run = torch.compile(self.wrapped) if config.compile else self.wrapped
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model), betas=config.betas)
-        self.averaged = AveragedWeights(self.model, config.ema)
-        self.parts = Parts({"model": (self.model, self.optimizer)}, self.averaged.weights)
-        self.optimizers = [self.optimizer]
-        if task.discriminator is not None:  # it learns beside the model, with an optimiser of its own
-            self.discriminator = parallel.wrap(task.discriminator, ranks)
-            self.optimizers.append(torch.optim.AdamW(parameter_groups(task.discriminator), betas=config.betas))
-            self.parts.models["discriminator"] = (task.remembers, self.optimizers[1])
-
         on_gpu = ranks.device.type == "cuda"
         self.precision = PRECISIONS[config.precision] if on_gpu else None  # a CPU trains in float32
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == torch.float16)
+        self.wrapped = parallel.wrap(self.model, ranks, task.unused_parameters, self.precision)
+        networks = {"model": self.model}
+        if task.discriminator is not None:
+            self.discriminator = parallel.wrap(task.discriminator, ranks)
+            networks["discriminator"] = task.discriminator
+            # The adaptive GAN weight runs a backward pass twice: the first one may not reuse its buffers.
+            torch._functorch.config.donated_buffer = False
+        task.run = torch.compile(self.wrapped) if config.compile else self.wrapped
+        self.players = Players(networks, config, ranks.device, fp16=self.precision == torch.float16)
+        optimizers, scaler = self.players.optimizers, self.players.scaler
+        self.averaged = AveragedWeights(self.model, config.ema)
+        self.parts = Parts({"model": (self.model, optimizers["model"])}, self.averaged.weights, scaler)
+        if task.discriminator is not None:
+            self.parts.models["discriminator"] = (task.remembers, optimizers["discriminator"])
 
     def start(self, progress: bool) -> int:
         """Go on where an earlier call was stopped, if there was one; the step to begin with."""
         name, ranks, log_path = self.task.name, self.ranks, self.out / "metrics.jsonl"
         if ranks.count > 1:  # the same weights everywhere, other dropout on each rank
             torch.manual_seed(self.config.seed * 1_000_003 + ranks.rank)
-        first = restore_state(self.state_path, self.parts, self.identity, ranks)
+        first = restore_state(self.state_path, self.parts, self.identity, ranks) or self._finished()
         self.best = self._best_so_far() if first else math.inf
         if ranks.leads:
             rewind_log(log_path, name, first)
@@ -113,59 +122,72 @@ class Run:
         self.model.train()
         return first
 
+    def read_ahead(self, first: int, workers: int | None) -> None:
+        """Have ``workers`` read for the task: what it trains on from step ``first``, and its held-out images."""
+        task, ranks = self.task, self.ranks
+        self.batches.first = first
+        asked = [(task.data, self.batches)]
+        if task.validation is not None:
+            parts = heldout_parts(len(task.validation), self.config, ranks)
+            asked.append((task.validation, [(index, view_of(index, 0, task.validation.views)) for index in parts]))
+        for data, what in asked:
+            count = default_workers(data, ranks.device) if workers is None else workers
+            self.feeds.append(Feed(data, what, count, ranks.device))
+        task.read_from(*self.feeds, *[None] * (2 - len(self.feeds)))
+
     def forward_and_backward(self, step: int) -> Stats:
-        """Clipped gradients of one batch, part by part; loss, gradient norm and what else the task logs."""
+        """Clipped gradients of one batch, part by part, for every player; their norms, and what the task logs."""
         task, config = self.task, self.config
         task.step, task.epoch = step, self.batches.epoch(step)
-        apply_schedules(step, self.steps, config, *self.optimizers)
-        self.batches.look_ahead(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.players.begin(step, self.steps)
         parts: list[Stats] = []
         for i, index in enumerate(self.batches.parts(step)):
-            with parallel.hold_gradients(self.wrapped, last=i == config.accumulate - 1):
+            last = i == config.accumulate - 1
+            with parallel.hold_gradients(self.wrapped, last):
                 with self._autocast():
                     loss, stats = task.loss(index, self.ranks.device)
-                self.scaler.scale(loss / config.accumulate).backward()
-            parts.append({"loss": loss, **stats})
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        stats = {key: torch.stack([part[key].detach() for part in parts]).mean(0) for key in parts[0]}
-        return {**stats, "grad_norm": parallel.whole_tensor(grad_norm)}
+                self.players.backward(loss)
+            parts.append({"loss": loss, **stats, **self.discriminator_turn(last)})
+        means = {key: torch.stack([part[key].detach() for part in parts]).mean(0) for key in parts[0]}
+        return {**means, **self.players.clip()}
 
-    def discriminator_turn(self) -> Stats:
-        """One step of the discriminator, if there is one, on the last part of the batch; none before its start."""
+    def discriminator_turn(self, last: bool) -> Stats:
+        """Gradients of the discriminator, if there is one, on what ``task.loss`` saw; none before its start."""
         if self.task.discriminator is None:
             return {}
-        loss, stats = self.task.discriminator_loss(self.discriminator)
-        if loss.requires_grad:
-            optimizer = self.optimizers[1]
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.task.discriminator.parameters(), self.config.clip)
-            optimizer.step()
+        with parallel.hold_gradients(self.discriminator, last):
+            with self._autocast():
+                loss, stats = self.task.discriminator_loss(self.discriminator)
+            if loss.requires_grad:
+                self.players.backward(loss)
         return stats
 
-    def of_all_ranks(self, step: int, stats: Stats) -> Stats:
-        """The means over all ranks; ``TrainingError`` if the loss or the gradients are not finite."""
-        stats = {key: mean_over_ranks(value) for key, value in stats.items()}
-        finite = all(math.isfinite(stats[key]) for key in ("loss", "grad_norm"))
-        if not finite and not self.scaler.is_enabled():
-            raise TrainingError(self._not_finite(step, stats))
+    def check_finite(self, step: int, stats: Stats) -> Stats:
+        """``TrainingError`` on every rank if a number of any player is not finite; ``stats`` as they may be logged.
+
+        Looking at a number makes the CPU wait for a GPU, which therefore is asked only where an entry of the log is
+        due: still before anything is saved.
+        """
+        stats = self.players.watch(step, stats)
+        if self.ranks.device.type != "cuda" or self._due(step + 1, self.config.log_every):
+            bad = self.players.broke_at(step)
+            if bad is not None:
+                both = {key: mean_over_ranks(stats[key]) for key in ("loss", "grad_norm")}
+                raise TrainingError(self._not_finite(bad, both))
         return stats
 
     def update(self, step: int) -> None:
-        """Step the optimiser, mend what the task wants mended, and average the weights."""
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        """Step the optimisers, mend what the task wants mended, and average the weights."""
+        self.players.step()
         self.task.after_step(step)
-        self.averaged.update()
+        self.averaged.update(step)
 
     def log(self, done: int, stats: Stats) -> None:
         """Bar, log and TensorBoard every ``log_every`` steps; the held-out loss when its turn comes."""
-        learning_rate = torch.tensor(self.optimizer.param_groups[0]["lr"])
-        entry = self.watch.step(done, {**stats, "lr": learning_rate})
+        entry = self.watch.step(done, stats)
         if entry is None:
             return
+        entry |= {"lr": self.players.optimizers["model"].param_groups[0]["lr"], **self.players.limit_scale()}
         entry |= self.task.statistics()
         if self._due(done, self.config.validate_every or self.config.checkpoint_every):
             entry |= self.validate(done)
@@ -179,6 +201,7 @@ class Run:
         with self.averaged.in_use():
             with self._autocast():
                 found = heldout_statistics(self.task, self.config, self.ranks)
+            parallel.reshard(self.model)
             if self.config.keep_best and found["validation_loss"] <= self.best:
                 self.best = found["validation_loss"]
                 self._save_model(self.best_path, steps=done, validation_loss=self.best)
@@ -193,8 +216,16 @@ class Run:
         save_state(self.state_path, self.parts, self.identity, done, self.ranks)
         if self.ranks.leads and not self.parts.sharded:
             self.model.eval()
-            self.watch.show(done, self.task.pictures(self.ranks.device))
+            with self._autocast():
+                pictures = self.task.pictures(self.ranks.device)
+            self.watch.show(done, pictures)
             self.model.train()
+
+    def stop_if_asked(self, done: int) -> None:
+        """Save the state and raise ``Interrupted`` where a signal has asked for it, at entries of the log."""
+        if done < self.steps and self._due(done, self.config.log_every) and self.interruption.asked():
+            save_state(self.state_path, self.parts, self.identity, done, self.ranks)
+            raise Interrupted(f"{self.task.name} was asked to stop, and was saved at step {done} of {self.steps}.")
 
     def finish(self, first: int) -> None:
         """Write the model, with its averaged weights where there are any."""
@@ -205,6 +236,11 @@ class Run:
             averaged = {"ema": self.config.ema} if self.config.ema else {}
             self._save_model(path, steps=self.steps, images=len(self.task.data), **averaged)
         self.ranks.wait()
+
+    def close(self) -> None:
+        """End the processes that read ahead."""
+        for feed in self.feeds:
+            feed.close()
 
     # Helpers --------------------------------------------------------------------------------------------------
 
@@ -233,7 +269,25 @@ class Run:
     def _save_model(self, path: Path, **trained: object) -> None:
         state = parallel.whole_state(self.model)
         if self.ranks.leads:
-            checkpoints.save(self.model, path, state, trained=trained, **self.header)
+            checkpoints.save(self.model, path, state, trained=trained, run=self.identity, **self.header)
+
+    def _finished(self) -> int:
+        """All steps, with the weights loaded, where the run is complete and only its state is gone; else 0.
+
+        ``TrainingError`` if what is there is the result of another run: it is not overwritten.
+        """
+        path = self.out / f"{self.task.name}.safetensors"
+        if not path.is_file():
+            return 0
+        model, header = checkpoints.load(path)
+        if differing := differences(header.get("run", {}), self.identity):
+            raise TrainingError(
+                f"{path} is finished, its state is gone, and it is not of this run ({differing}): choose another "
+                "output folder, or delete the file to train anew."
+            )
+        parallel.load_whole(self.model, model.state_dict())
+        self.averaged.start_from_model()
+        return self.steps
 
     def _not_finite(self, step: int, stats: Stats) -> str:
         """Save the numbers of the images in the batch that broke the run, and say so in a sentence."""
@@ -250,43 +304,3 @@ class Run:
             f"{step}, expected finite numbers; {kept}: lower base_lr (now {self.config.base_lr}) and start again. "
             f"The numbers of the images in that batch are in {batch_path}."
         )
-
-
-# Before a run ---------------------------------------------------------------------------------------------------
-
-
-def identity_of(task: Task, config: TrainConfig) -> dict:
-    """What makes a run this run and no other, as JSON: only a run with the same identity goes on from its state."""
-    what = {"images": len(task.data), "fingerprint": task.data.fingerprint}
-    if task.validation is not None:
-        what["validation"] = task.validation.fingerprint
-    identity = {"train": asdict(config), "model": asdict(task.model.config), "data": what}
-    if task.settings:
-        identity["loss"] = task.settings
-    return json.loads(json.dumps(identity))
-
-
-def check_config(config: TrainConfig, ranks: Ranks, size: int, validation: Sized | None) -> None:
-    """Raise ``TrainingError`` for numbers that do not suit the ranks, ``size`` images, or the held-out ones."""
-    total_steps(size, config)
-    if config.batch_size % (config.accumulate * ranks.count):
-        raise TrainingError(
-            f"A batch of {config.batch_size} images must be a multiple of ranks x accumulate; got {ranks.count} "
-            f"ranks and accumulate {config.accumulate}."
-        )
-    if config.keep_best and validation is None:
-        raise TrainingError("keep_best needs held-out images to compare; got none.")
-    if validation is not None and min(len(validation), config.validate_images) < ranks.count:
-        raise TrainingError(
-            f"Each of {ranks.count} ranks needs a held-out image; got {len(validation)}, of which validate_images "
-            f"takes at most {config.validate_images}."
-        )
-
-
-def check_folder(out: Path) -> None:
-    """Make the folder of a run; ``TrainingError`` if nothing can be written there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise TrainingError(f"A run needs a folder that can be written to; got {out} ({error}).") from error

@@ -6,6 +6,7 @@ time.
 Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
+import functools
 import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,37 +19,66 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
+    set_model_state_dict,
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from minivar.distributed import Ranks
 
 
-def wrap(model: nn.Module, ranks: Ranks, unused_parameters: bool = False) -> nn.Module:
+def wrap(
+    model: nn.Module, ranks: Ranks, unused_parameters: bool = False, precision: torch.dtype | None = None
+) -> nn.Module:
     """The model as the training loop calls it: itself, or wrapped for several processes.
 
     FSDP shards each of ``model.blocks`` and then the rest; a model without blocks (the tokenizer, whose codebook is
-    mended in place) is small enough for DDP, which it gets in either case. Weights are gathered in float32, so that
-    autocast sees the same model under either strategy. ``unused_parameters``: some may get no gradient in a step,
+    mended in place) is small enough for DDP, which it gets in either case. The weights of blocks are gathered in
+    ``precision``, autocast's, which halves what travels; gradients are averaged in float32, and what is outside the
+    blocks, the head among it, is gathered in float32. ``unused_parameters``: some may get no gradient in a step,
     which DDP must know.
     """
     if ranks.strategy is None:
         return model
     if ranks.strategy == "fsdp" and hasattr(model, "blocks"):
         mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+        where = {"mesh": mesh, "shard_placement_fn": functools.partial(placement, ranks=ranks.count)}
+        # The inputs stay as they are: the residual stream in float32, of which autocast makes what a layer needs.
+        policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in model.blocks:
-            fully_shard(block, mesh=mesh)
-        return fully_shard(model, mesh=mesh)
-    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused_parameters)
+            fully_shard(block, mp_policy=policy, **where)
+        return fully_shard(model, **where)
+    return DistributedDataParallel(
+        model,
+        device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
+        find_unused_parameters=unused_parameters,
+        gradient_as_bucket_view=True,  # gradients lie in the buckets that are sent, not beside them
+    )
+
+
+def placement(parameter: nn.Parameter, ranks: int) -> Shard | None:
+    """Along which dimension FSDP cuts a parameter; None: the first, padded where it does not divide.
+
+    A table of positions (1, L, D) cut along its first dimension would be padded to (ranks, L, D), and gathered so:
+    on 128 ranks 2.6 GB for the 21 MB of the published d36-s.
+    """
+    if len(parameter) >= ranks:
+        return None
+    return next((Shard(i) for i, size in enumerate(parameter.shape) if size % ranks == 0), None)
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP has spread this model."""
     return any(isinstance(parameter, dist.tensor.DTensor) for parameter in model.parameters())
+
+
+def reshard(model: nn.Module) -> None:
+    """Give up the weights that FSDP has left gathered after a forward pass that no backward pass follows."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 def hold_gradients(wrapped: nn.Module, last: bool):
@@ -70,6 +100,11 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     if not is_sharded(model):
         return model.state_dict()
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def load_whole(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give a model, sharded or not, the tensors of ``whole_state``, which every rank must have."""
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
 
 
 def _named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:

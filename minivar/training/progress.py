@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
+from minivar.distributed import mean_over_ranks
 from minivar.files import write_atomically
 from minivar.training.config import TrainingError
 
@@ -40,7 +41,11 @@ class Watch:
         return time.time() - self.started
 
     def step(self, done: int, stats: dict[str, Tensor]) -> dict | None:
-        """Take the numbers of a step; the means since the last entry where one is due."""
+        """Take the numbers of a step; where an entry is due, the means since the last one, over all ranks.
+
+        Every rank must call it. The numbers stay where they were computed until then: all means travel between ranks
+        together, and are the one thing that the CPU waits for.
+        """
         for key, value in stats.items():
             self.sums[key] = self.sums.get(key, 0) + value.detach()
         self.counted += 1
@@ -49,8 +54,10 @@ class Watch:
             self._forecast(done)
         if done % self.config.log_every and done != self.steps:
             return None
-        entry = {key: (value / self.counted).tolist() for key, value in self.sums.items()}
-        entry["lr"] = stats["lr"].item()
+        shapes = {key: value.shape for key, value in self.sums.items()}
+        flat = torch.cat([value.reshape(-1) for value in self.sums.values()]) / self.counted
+        numbers = mean_over_ranks(flat).cpu().split([shape.numel() for shape in shapes.values()])
+        entry = {key: part.view(shapes[key]).tolist() for key, part in zip(shapes, numbers, strict=True)}
         self.sums, self.counted = {}, 0
         return entry
 

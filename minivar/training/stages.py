@@ -1,7 +1,6 @@
 """The two trainings of a preset: first the tokenizer, then the transformer on its tokens."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import torch
@@ -9,12 +8,13 @@ import torch
 from minivar import checkpoints
 from minivar.data import Dataset, ImageSet
 from minivar.distributed import Ranks
-from minivar.files import weights_fingerprint, write_atomically
+from minivar.files import State, weights_fingerprint
 from minivar.models import GPT, VAR, build
 from minivar.tokenizer import VQVAE, TokenCache
 from minivar.training.batches import total_steps
+from minivar.training.before import check_config
 from minivar.training.config import Preset
-from minivar.training.loop import check_config, fit
+from minivar.training.loop import fit
 from minivar.training.tasks import GPTTask, TokenizerTask, VARTask
 
 
@@ -27,11 +27,12 @@ def train_tokenizer(
     ranks: Ranks | None = None,
     backbone_weights: Path | None = None,
     validation: ImageSet | None = None,
+    workers: int | None = None,
 ) -> VQVAE:
     """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``.
 
     ``validation``: held-out images, whose loss is logged (``presets.validation_set``). ``backbone_weights``: a file
-    with the weights of VGG-16, for presets whose loss has a perceptual term.
+    with the weights of VGG-16, for presets whose loss has a perceptual term. ``workers`` as in ``fit``.
     """
     torch.manual_seed(preset.tokenizer_train.seed)
     model = VQVAE(preset.tokenizer).to(ranks.device if ranks else device)
@@ -39,7 +40,7 @@ def train_tokenizer(
     task = TokenizerTask(
         model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights, validation=validation
     )
-    fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, ranks)
+    fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, ranks, workers)
     return model
 
 
@@ -52,18 +53,25 @@ def train_model(
     progress: bool = True,
     ranks: Ranks | None = None,
     validation: Dataset | None = None,
+    start: State | None = None,
+    workers: int | None = None,
 ) -> VAR | GPT:
     """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``.
 
-    ``validation``: held-out images or a cache of their tokens, whose loss is logged.
+    ``validation``: held-out images or a cache of their tokens, whose loss is logged. ``start``: weights to begin with
+    (``starting_weights``), in place of random ones. ``workers`` as in ``fit``.
     """
     device = ranks.device if ranks else device
     torch.manual_seed(preset.model_train.seed)
-    model = build(preset.model).to(device)
+    model = build(preset.model)
+    if start is not None:
+        model.load_state_dict(start)
+    beginning = {} if start is None else {"start": weights_fingerprint(model)}
+    model = model.to(device)
     task = (GPTTask if isinstance(model, GPT) else VARTask)(model, tokenizer, data, device, validation)
     header = {"preset": preset.name, "sampling": dataclasses.asdict(preset.sampling)}
-    task.sampling = header["sampling"]
-    fit(task, preset.model_train, out, header, progress, ranks)
+    task.sampling, task.settings = header["sampling"], beginning
+    fit(task, preset.model_train, out, header, progress, ranks, workers)
     return model
 
 
@@ -85,15 +93,23 @@ def take_tokenizer(
 
     Raises ``ValueError`` unless preset, data and tokenizer belong together.
     """
-    given, own = folder / "tokenizer.safetensors", out / "tokenizer.safetensors"
-    tokenizer, _ = checkpoints.load(given, "VQVAE")
+    tokenizer, _ = checkpoints.load(folder / "tokenizer.safetensors", "VQVAE")
     check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", ranks, validation)
     if isinstance(images, TokenCache):
         images.check(tokenizer, preset.model)
+    keep_tokenizer(tokenizer, folder, out, ranks)
+    return tokenizer
+
+
+def keep_tokenizer(tokenizer: VQVAE, source: Path, out: Path, ranks: Ranks) -> None:
+    """Write the tokenizer of a run into its folder, so that the pair stays together.
+
+    Raises ``ValueError`` if another one is there than that of ``source``.
+    """
+    own = out / "tokenizer.safetensors"
     if own.is_file():
         there, _ = checkpoints.load(own, "VQVAE")
         if weights_fingerprint(there) != weights_fingerprint(tokenizer):
-            raise ValueError(f"{out} has a tokenizer of its own, another than {folder} has: choose another --out.")
+            raise ValueError(f"{out} has a tokenizer of its own, another than {source} has: choose another --out.")
     elif ranks.leads:
-        write_atomically(own, lambda temporary: shutil.copyfile(given, temporary))
-    return tokenizer
+        checkpoints.save(tokenizer, own, taken_from=str(source))

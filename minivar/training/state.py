@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from minivar.distributed import Ranks
 from minivar.files import read_tensors, sha256, write_atomically, write_tensors
 from minivar.training import parallel
-from minivar.training.config import TrainingError
+from minivar.training.config import FREE_TO_CHANGE, TrainingError
 
 
 @dataclass
 class Parts:
-    """What is saved of a run: models with their optimisers, and averages of the first one's weights."""
+    """What is saved of a run: models with their optimisers, averages of the first one's weights, the loss's scale."""
 
     models: dict[str, tuple[nn.Module, torch.optim.Optimizer]]  # "model", and a GAN's "discriminator"
     ema: dict[str, Tensor]  # empty: none
+    scaler: torch.amp.GradScaler  # not enabled: there is nothing to save of it
 
     @property
     def sharded(self) -> bool:
@@ -40,7 +41,7 @@ def save_state(path: Path, parts: Parts, run: dict, step: int, ranks: Ranks) -> 
     """Everything that a restart needs. Every rank must call it; ``path`` is ``NAME.state.safetensors``."""
     rng = {"cpu": ranks.gather(torch.get_rng_state())}
     if ranks.device.type == "cuda":
-        rng["cuda"] = ranks.gather(torch.cuda.get_rng_state())
+        rng["cuda"] = ranks.gather(torch.cuda.get_rng_state(ranks.device))
     tensors = {f"rng.{kind}.{rank}": value for kind, values in rng.items() for rank, value in enumerate(values)}
     if parts.sharded:
         _save_shards(path, parts, {"step": step, "run": run, "ranks": ranks.count}, tensors, ranks)
@@ -50,6 +51,7 @@ def save_state(path: Path, parts: Parts, run: dict, step: int, ranks: Ranks) -> 
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.optimizer/{index}/{key}": value for key, value in moments.items()}
         tensors |= {f"ema.{key}": value for key, value in parts.ema.items()}
+        tensors |= _scale_of(parts)
         write_tensors(path, tensors, {"step": step, "run": run, "ranks": ranks.count})
         if _pointer(path).is_file():  # shards of more ranks, now older than the file
             _pointer(path).unlink()
@@ -71,8 +73,9 @@ def restore_state(path: Path, parts: Parts, run: dict, ranks: Ranks) -> int:
         tensors, header = read_tensors(path)
     if not {"step", "run", "ranks"} <= header.keys():
         raise TrainingError(f"{path} is not the state of a run; expected step, run and ranks, got {[*header]}.")
-    if header["run"] != run:
-        differing = _differences(header["run"], run)
+    theirs = header["run"]
+    train = {key: value for key, value in theirs.get("train", {}).items() if key not in FREE_TO_CHANGE}
+    if differing := differences({**theirs, "train": train}, run):
         raise TrainingError(
             f"{path} belongs to a run with another configuration ({differing}): choose another output folder, or "
             "the same configuration to resume."
@@ -94,7 +97,7 @@ def restore_state(path: Path, parts: Parts, run: dict, ranks: Ranks) -> int:
     if header["ranks"] == ranks.count:
         torch.set_rng_state(tensors[f"rng.cpu.{ranks.rank}"])
         if ranks.device.type == "cuda" and f"rng.cuda.{ranks.rank}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"rng.cuda.{ranks.rank}"])
+            torch.cuda.set_rng_state(tensors[f"rng.cuda.{ranks.rank}"], ranks.device)
     else:  # other ranks draw other numbers: start them anew, reproducibly
         torch.manual_seed((header["step"] * 1_000_003 + ranks.count) * 1_000_003 + ranks.rank)
     return header["step"]
@@ -113,6 +116,20 @@ def _load_whole(tensors: dict[str, Tensor], parts: Parts) -> None:
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     for key, value in parts.ema.items():
         value.copy_(tensors[f"ema.{key}"])
+    for key in _scale_of(parts):
+        _set_scale(parts, tensors[key])
+
+
+def _scale_of(parts: Parts) -> dict[str, Tensor]:
+    """The scale of the loss, and how many good steps it has had; empty without fp16."""
+    state = parts.scaler.state_dict()
+    return {"scaler": torch.tensor([state["scale"], state["_growth_tracker"]])} if state else {}
+
+
+def _set_scale(parts: Parts, saved: Tensor) -> None:
+    scale, good_steps = saved.tolist()
+    state = {**parts.scaler.state_dict(), "scale": scale, "_growth_tracker": int(good_steps)}
+    parts.scaler.load_state_dict(state)
 
 
 # Shards: out/NAME.state/step-STEP/, and out/NAME.state/latest.json, which names the folder that is whole ------------
@@ -133,7 +150,7 @@ def _read_pointer(pointer: Path) -> dict:
 
 def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], ranks: Ranks) -> None:
     folder = _pointer(path).parent / f"step-{header['step']:08d}"
-    parallel.save_shards(folder, *parts.models["model"], {"ema": parts.ema, "rng": rng})
+    parallel.save_shards(folder, *parts.models["model"], {"ema": parts.ema, "rng": rng, **_scale_of(parts)})
     checksums = {}
     for found in ranks.gather({path.name: sha256(path) for path in _written_by(ranks, folder)}):
         checksums |= found
@@ -168,17 +185,20 @@ def _load_shards(folder: Path, names: list[str], parts: Parts) -> dict[str, Tens
     if torch.cuda.is_available():
         kinds["cuda"] = torch.cuda.get_rng_state()
     blank = {name: torch.empty_like(kinds[kind]) for name in names if (kind := name.split(".")[1]) in kinds}
-    extra = {"ema": parts.ema, "rng": blank}
+    extra = {"ema": parts.ema, "rng": blank, **_scale_of(parts)}
     parallel.load_shards(folder, *parts.models["model"], extra)
+    if "scaler" in extra:
+        _set_scale(parts, extra["scaler"])
     return extra["rng"]
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> str:
+def differences(old: dict, new: dict, prefix: str = "") -> str:
+    """What two runs differ in, as a person would like to read it; empty for equal ones."""
     parts = []
     for key in sorted(set(old) | set(new)):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            nested = _differences(a, b, f"{prefix}{key}.")
+            nested = differences(a, b, f"{prefix}{key}.")
             parts += [nested] if nested else []
         elif a != b:
             parts.append(f"{prefix}{key}: {a} there, {b} asked for")

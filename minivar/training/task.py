@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from minivar.data import Dataset
+from minivar.data import Dataset, Feed
 
 Stats = dict[str, Tensor]  # names of what is logged -> numbers without gradients, scalars or one a scale
 
@@ -28,6 +28,9 @@ class Task(Protocol):
     settings: dict = {}  # what determines the losses beside the configurations of model and training
     step: int = 0
     epoch: int = 0
+
+    def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
+        """Read the images of ``data`` and ``validation`` through these from now on, if at all: they read ahead."""
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, Stats]:
         """The loss of the images ``index`` (B,) of ``data``, and what to log of it."""

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minivar.data import ArraySet, Dataset, ImageSet
+from minivar.data import ArraySet, Dataset, Feed, ImageSet
 from minivar.distributed import copy_from_rank_zero
 from minivar.evaluation.metrics import codebook_usage
 from minivar.models import GPT, VAR
-from minivar.sampling import generate
+from minivar.sampling import generate, images_at_once
 from minivar.tokenizer import PIXEL_LOSS, VQVAE, LossConfig, TokenCache, TokenizerLoss, encode
 from minivar.training.task import Stats, Task
 
@@ -39,7 +39,7 @@ class TokenizerTask(Task):
     ) -> None:
         """``steps`` of the whole run, of which the discriminator's start is a share; weights as in ``Perceptual``."""
         self.model = self.run = model
-        self.data, self.validation = data, validation
+        self.data, self.validation = self.source, self.heldout_source = data, validation
         self.revive_every = revive_every
         device = next(model.parameters()).device
         self.objective = TokenizerLoss(loss, model.config.nets.image_channels, steps, backbone_weights).to(device)
@@ -48,9 +48,13 @@ class TokenizerTask(Task):
         self.settings = asdict(loss)
         self.handful: Tensor | None = None  # what ``pictures`` shows
 
+    def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
+        """Images to learn from and held-out ones."""
+        self.source, self.heldout_source = feed, heldout_feed
+
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, Stats]:
         """Reconstruction, perception, quantiser and the discriminator's opinion, as ``LossConfig`` weighs them."""
-        self.images = self.data.batch(index, self.epoch)[0].to(device)
+        self.images = self.source.batch(index, self.epoch)[0].to(device)
         self.last = out = self.run(self.images)
         quantizer = self.model.quantizer
         vectors = torch.cat(out.residuals) if self.objective.config.entropy else None
@@ -62,7 +66,7 @@ class TokenizerTask(Task):
 
     def heldout_loss(self, index: Tensor, device: torch.device) -> Stats:
         """Reconstruction and quantiser's loss: what does not depend on a discriminator that learns as well."""
-        images = self.validation.batch(index)[0].to(device)
+        images = self.heldout_source.batch(index)[0].to(device)
         out = self.model(images)
         loss, stats = self.objective.reconstruction_loss(images, out.reconstruction.float())
         return {**stats, "loss": loss + out.loss, "scale_errors": out.scale_errors}
@@ -94,7 +98,7 @@ class TokenizerTask(Task):
             index = self.data.order(len(self.data), generator=torch.Generator().manual_seed(0))[:COLUMNS]
             with torch.random.fork_rng(devices=[]):  # a dataset may draw its crops from the global random state
                 self.handful = self.data.batch(index)[0].to(device)
-        rows = torch.stack([self.handful, self.model(self.handful).reconstruction])
+        rows = torch.stack([self.handful, self.model(self.handful).reconstruction.float()])
         return (rows.clamp(-1, 1) + 1) / 2
 
 
@@ -102,11 +106,13 @@ class Tokens:
     """The tokens of a dataset, by a tokenizer that is frozen for good.
 
     ``data`` is a ``TokenCache`` of this tokenizer, or an ``ArraySet``, whose images are encoded once, here, or any
-    other dataset, which is encoded batch by batch: the crops of an image differ from epoch to epoch.
+    other dataset, which is encoded batch by batch: the crops of an image differ from epoch to epoch. Its images come
+    from ``source``: the dataset itself, or the feed that reads it ahead.
     """
 
     def __init__(self, tokenizer: VQVAE, data: Dataset) -> None:
         self.tokenizer, self.data = tokenizer, data
+        self.source: Dataset | Feed = data
         if isinstance(data, ArraySet):
             parts = [encode(tokenizer, data.batch(index)[0]).cpu() for index in torch.arange(len(data)).split(256)]
             self.tokens_NL, self.labels_N = torch.cat(parts), data.labels
@@ -117,7 +123,7 @@ class Tokens:
             return self.data.tokens(index, epoch)
         if isinstance(self.data, ArraySet):
             return self.tokens_NL[index], self.labels_N[index]
-        images, labels = self.data.batch(index, epoch)
+        images, labels = self.source.batch(index, epoch)
         return encode(self.tokenizer, images), labels
 
 
@@ -147,6 +153,12 @@ class TokenTask(Task):
         self.tokens = Tokens(tokenizer, data)
         self.heldout_tokens = None if validation is None else Tokens(tokenizer, validation)
 
+    def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
+        """Images to be encoded, where their tokens are not there already."""
+        self.tokens.source = feed
+        if heldout_feed is not None:
+            self.heldout_tokens.source = heldout_feed
+
     def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
         """Cross-entropy of every token (B, L) given what comes before it, and losses and accuracies by part."""
         ...
@@ -172,8 +184,17 @@ class TokenTask(Task):
         classes = self.model.config.num_classes
         labels_B = torch.arange(2 * COLUMNS, device=device) * max(1, classes // COLUMNS) % classes
         generator = torch.Generator(device).manual_seed(0)
-        drawn = generate(self.model, self.tokenizer, labels_B, generator, **self.sampling)
-        return drawn.images.unflatten(0, (2, COLUMNS))
+        at_once = images_at_once(self.model.config, most=2 * COLUMNS)
+        drawn = [
+            generate(self.model, self.tokenizer, part, generator, **self.sampling).images
+            for part in labels_B.split(at_once)
+        ]
+        return torch.cat(drawn).float().unflatten(0, (2, COLUMNS))
+
+
+def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
+    """-log p of every token, (B, L). Flattened: softmax over a dimension but the last leaps through memory."""
+    return F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none").view_as(tokens_BL)
 
 
 class VARTask(TokenTask):
@@ -185,7 +206,7 @@ class VARTask(TokenTask):
         """-log p(r_k | r_1, ..., r_{k-1}, class), token by token."""
         schedule = self.model.schedule
         logits_BLV = model(labels_B, self.tokenizer.teacher_inputs(schedule.split(tokens_BL)))
-        losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
+        losses_BL = token_losses(logits_BLV, tokens_BL)
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
         return losses_BL, {
             "accuracy": hits_BL.mean(),
@@ -203,7 +224,7 @@ class GPTTask(TokenTask):
         """-log p(x_i | x_1, ..., x_{i-1}, class), token by token."""
         grid = self.model.config.grid
         logits_BLV = model(labels_B, tokens_BL[:, :-1])
-        losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
+        losses_BL = token_losses(logits_BLV, tokens_BL)
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
         return losses_BL, {
             "accuracy": hits_BL.mean(),

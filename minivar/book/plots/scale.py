@@ -11,6 +11,7 @@ MEMORY_PARTS = {
     "weights": COLOURS[0],
     "gradients": COLOURS[4],
     "optimiser": COLOURS[2],
+    "held gradients": COLOURS[6],
     "gathered blocks": COLOURS[3],
     "activations": COLOURS[1],
 }
@@ -59,7 +60,7 @@ def memory_bars(plans, limit: float, title: str) -> Figure:
             continue
         left = 0.0
         for part, colour in MEMORY_PARTS.items():
-            size = found["memory"][part] / 1e9
+            size = found["memory"].get(part, 0) / 1e9
             ax.barh(y, size, left=left, color=colour, height=0.72)
             left += size
         ax.text(

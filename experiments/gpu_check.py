@@ -1,0 +1,349 @@
+"""Everything that a GPU does differently, tried on the GPUs that are here: `make gpu-check`, about ten minutes.
+
+python experiments/gpu_check.py                                   # all GPUs of this machine
+python experiments/gpu_check.py --device cpu --quick     # in miniature, as the tests run it
+
+Trains small models in every precision, compiled, on several processes, stopped and resumed, and compares losses; then
+takes a few steps of a published preset, and draws with it, at the batch that the planner plans, and compares
+memory and speed with the plan. Prints a table and writes it, with what the machine is, as Markdown that can be pasted
+into an issue. Ends with 1 if something failed.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from minivar import presets, sampling, training
+from minivar.analysis import planner
+from minivar.data import ArraySet
+from minivar.distributed import Ranks, find_device
+from minivar.models import build
+from minivar.precision import autocast
+from minivar.tokenizer import VQVAE
+from minivar.training import loop
+
+SMALL = ["model.num_classes=2", "tokenizer_loss.gan_start=0.25"]
+SMALL += [
+    f"{stage}.{name}" for stage in ("tokenizer_train", "model_train") for name in ("log_every=1", "batch_size=24")
+]
+IMAGES = 96  # four batches of 24 an epoch
+NEAR = {"float32": 1e-3, "bf16": 0.05, "fp16": 0.05}  # how far a loss may be from that of float32, relative
+
+
+class Row(NamedTuple):
+    """One line of the report."""
+
+    what: str
+    got: str
+    expected: str
+    verdict: str  # "ok", "FAILED" or "not here"
+
+
+class Machine(NamedTuple):
+    """Where the checks run."""
+
+    device: torch.device
+    processes: int
+    folder: Path  # for runs, emptied at the end
+    pictures: Path  # a folder of images in two classes
+    preset: str  # whose plan is compared
+
+
+def main() -> int:
+    """Run all checks, print the table, write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda", help="cuda or cpu (default: cuda)")
+    parser.add_argument("--processes", type=int, help="default: as many as there are GPUs, at most 8; on a CPU 2")
+    parser.add_argument("--preset", default="var-d16", help="whose plan is compared (default: var-d16)")
+    parser.add_argument("--quick", action="store_true", help="all of it with the preset folder-smoke")
+    parser.add_argument("--out", type=Path, default=Path("gpu-report.md"), help="default: gpu-report.md")
+    args = parser.parse_args()
+    try:
+        device = find_device(args.device)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    on_gpu = device.type == "cuda"
+    processes = args.processes or (min(8, torch.cuda.device_count()) if on_gpu else 2)
+    if args.quick:  # traced as for the real backend, without the minutes that a C++ compiler takes
+        torch.compile = functools.partial(torch.compile, backend="aot_eager")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        make_pictures(folder / "pictures")
+        preset = "folder-smoke" if args.quick else args.preset
+        machine = Machine(device, processes, folder, folder / "pictures", preset)
+        rows = [row for check in CHECKS for row in tried(check, machine)]
+    text = report(rows, machine)
+    args.out.write_text(text)
+    print(text)
+    failed = [row.what for row in rows if row.verdict == "FAILED"]
+    print(f"{len(rows)} checks, {len(failed)} failed. The report is in {args.out}.")
+    return 1 if failed else 0
+
+
+def tried(check: Callable[[Machine], list[Row]], machine: Machine) -> list[Row]:
+    """The rows of a check, or one that says what broke it."""
+    started = time.time()
+    try:
+        rows = check(machine)
+    except Exception as error:  # a check that breaks is a result
+        rows = [
+            Row(check.__name__.replace("_", " "), f"{type(error).__name__}: {str(error)[:200]}", "no error", "FAILED")
+        ]
+    print(f"{check.__name__}: {time.time() - started:.0f} s", file=sys.stderr)
+    return rows
+
+
+# Losses that must agree -------------------------------------------------------------------------------------------
+
+
+def precisions(machine: Machine) -> list[Row]:
+    """A few steps of tokenizer, discriminator and transformer in each precision, against float32."""
+    on_gpu = machine.device.type == "cuda"
+    rows, reference = [], {}
+    for precision in ("float32", "bf16", "fp16"):
+        if precision != "float32" and not on_gpu:
+            rows.append(Row(f"training in {precision}", "-", "a GPU", "not here"))
+            continue
+        found = losses_here(machine, f"precision-{precision}", [f"precision={precision}"])
+        reference = reference or found
+        for phase, values in found.items():
+            rows.append(agree(f"{phase} in {precision}", values, reference[phase], NEAR[precision]))
+    return rows
+
+
+def compiled(machine: Machine) -> list[Row]:
+    """The same compiled, the adaptive weight of the GAN among it."""
+    plain = losses_here(machine, "plain", ["precision=float32"])
+    found = losses_here(machine, "compiled", ["precision=float32", "compile=true"])
+    return [agree(f"{phase} compiled", values, plain[phase], 5e-3) for phase, values in found.items()]
+
+
+def several_processes(machine: Machine) -> list[Row]:
+    """DDP and FSDP on all processes, against one; then stopped by a signal, and resumed."""
+    if machine.processes < 2:
+        return [Row("several processes", "one GPU", "two", "not here")]
+    one = command_losses(machine, "one", 1, "ddp")
+    rows = []
+    for strategy in ("ddp", "fsdp"):
+        found = command_losses(machine, strategy, machine.processes, strategy)
+        rows += [agree(f"{phase}, {strategy} x {machine.processes}", found[phase], one[phase], 0.02) for phase in one]
+    return rows
+
+
+def stopped_and_resumed(machine: Machine) -> list[Row]:
+    """A run that gets SIGTERM saves, ends with 75, and goes on to the same losses."""
+    longer = [f"epochs={5 if machine.device.type == 'cpu' else 40}"]  # long enough to be caught in the middle
+    whole = command_losses(machine, "whole", 1, "ddp", longer)
+    started = start(machine, "stopped", 1, "ddp", longer)
+    log = machine.folder / "stopped" / "metrics.jsonl"
+    while started.poll() is None and not (log.is_file() and log.read_text().count("\n") >= 2):
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    code = started.wait()
+    row = Row("stopped by SIGTERM", f"exit code {code}", "exit code 75", "ok" if code == 75 else "FAILED")
+    found = command_losses(machine, "stopped", 1, "ddp", longer)
+    return [row, *(agree(f"{phase} resumed", found[phase], whole[phase], 1e-3) for phase in whole)]
+
+
+# Memory and speed against the plan ----------------------------------------------------------------------------------
+
+
+def planned_training(machine: Machine) -> list[Row]:
+    """Steps of the preset's transformer at the planned batch of one GPU: peak memory and images a second."""
+    plan = planner.plan(machine.preset, 16, strategy="ddp")
+    preset, batch = presets.get(machine.preset), plan["images per GPU at a time"]
+    alone = {"batch_size": batch, "accumulate": 1, "epochs": 1000, "log_every": 1000, "checkpoint_every": 1000}
+    train = dataclasses.replace(preset.model_train, **alone)
+    torch.manual_seed(0)
+    model = build(preset.model).to(machine.device)
+    tokenizer = VQVAE(preset.tokenizer).to(machine.device)
+    images = noise(preset, max(batch, 8))
+    kind = training.GPTTask if hasattr(preset.model, "grid") else training.VARTask
+    task = kind(model, tokenizer, images, machine.device)
+    run = loop.Run(task, train, machine.folder / "planned", {}, Ranks(machine.device))
+    run.model.train()
+    reset_peak(machine)
+    seconds = timed(machine, lambda: (run.forward_and_backward(0), run.update(0)))
+    got, planned = peak(machine), plan["memory"]["sum"]
+    rows = [
+        Row(f"{machine.preset}: memory of {batch} images", gigabytes(got), f"about {gigabytes(planned)}", "not here")
+    ]
+    if got is not None:
+        rows[0] = rows[0]._replace(verdict="ok" if got < 1.25 * planned else "FAILED")
+    speed = f"{batch / seconds:.1f} images/s"
+    rows.append(Row(f"{machine.preset}: speed of a training step", speed, "for the record", "ok"))
+    return rows
+
+
+def planned_sampling(machine: Machine) -> list[Row]:
+    """Guided images of the preset, as many at a time as their caches have room for."""
+    preset = presets.get(machine.preset)
+    precision = "bf16" if machine.device.type == "cuda" else "float32"
+    count = sampling.images_at_once(preset.model, precision, most=100 if machine.device.type == "cuda" else 2)
+    torch.manual_seed(0)
+    model, tokenizer = (
+        build(preset.model).to(machine.device).eval(),
+        VQVAE(preset.tokenizer).to(machine.device).eval(),
+    )
+    labels = torch.arange(count, device=machine.device) % preset.model.num_classes
+    settings = dataclasses.asdict(preset.sampling)
+    reset_peak(machine)
+    with autocast(machine.device, precision):
+        seconds = timed(machine, lambda: sampling.generate(model, tokenizer, labels, **settings), repeats=2)
+    caches = count * sampling.cache_bytes(preset.model, precision)
+    return [
+        Row(
+            f"{machine.preset}: {count} images drawn together",
+            gigabytes(peak(machine)),
+            f"caches {gigabytes(caches)}",
+            "ok",
+        ),
+        Row(f"{machine.preset}: drawing in {precision}", f"{count / seconds:.2f} images/s", "for the record", "ok"),
+    ]
+
+
+CHECKS = (precisions, compiled, several_processes, stopped_and_resumed, planned_training, planned_sampling)
+
+
+# Helpers ------------------------------------------------------------------------------------------------------------
+
+
+def make_pictures(root: Path) -> None:
+    """Two classes of images that a tokenizer can learn something from: blurred noise."""
+    random = np.random.RandomState(0)
+    for name in ("first", "second"):
+        (root / name).mkdir(parents=True)
+        for i in range(IMAGES // 2):
+            small = Image.fromarray(random.randint(0, 255, (6, 6, 3), dtype=np.uint8))
+            small.resize((40, 40), Image.Resampling.BICUBIC).save(root / name / f"{i:03d}.png")
+
+
+def settings_of(machine: Machine, more: list[str]) -> list[str]:
+    """Overrides of folder-smoke; those without a stage are for both."""
+    stages = ("tokenizer_train", "model_train")
+    if not any(setting.startswith("epochs=") for setting in more):
+        more = ["epochs=1", *more]
+    return [*SMALL, *(f"{stage}.{setting}" for stage in stages for setting in more)]
+
+
+def losses_here(machine: Machine, name: str, more: list[str]) -> dict[str, list[float]]:
+    """The losses of both phases of a small run in this process."""
+    preset = presets.get("folder-smoke", settings_of(machine, more))
+    images, out = presets.training_set(preset, machine.pictures), machine.folder / name
+    tokenizer = training.train_tokenizer(preset, images, out, machine.device, progress=False)
+    training.train_model(preset, tokenizer, images, out, machine.device, progress=False)
+    return losses_in(out)
+
+
+def start(machine: Machine, name: str, processes: int, strategy: str, more: list[str]) -> subprocess.Popen:
+    """`minivar train` as a user starts it."""
+    words = ["-m", "minivar.cli", "train", "--preset", "folder-smoke", "--device", machine.device.type]
+    words += ["--data", str(machine.pictures), "--out", str(machine.folder / name), "--strategy", strategy]
+    words += [word for setting in settings_of(machine, more) for word in ("--set", setting)]
+    if processes > 1:
+        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words]
+    return subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def command_losses(
+    machine: Machine, name: str, processes: int, strategy: str, more: list[str] | None = None
+) -> dict[str, list[float]]:
+    """The losses of a small run by the command line; an error if it fails."""
+    code = start(machine, name, processes, strategy, more or []).wait()
+    if code:
+        raise RuntimeError(f"minivar train ended with {code} on {processes} processes with {strategy}")
+    return losses_in(machine.folder / name)
+
+
+def losses_in(out: Path) -> dict[str, list[float]]:
+    """Losses by phase from a log."""
+    found: dict[str, list[float]] = {}
+    for entry in training.read_log(out / "metrics.jsonl"):
+        found.setdefault(entry["phase"], []).append(entry["loss"])
+    return found
+
+
+def agree(what: str, got: list[float], expected: list[float], near: float) -> Row:
+    """A row that says by how much two curves of losses differ at most, relative to the second."""
+    if len(got) != len(expected) or not all(map(math.isfinite, got)):
+        return Row(what, f"{len(got)} entries, last {got[-1:]}", f"{len(expected)} finite ones", "FAILED")
+    apart = max(abs(a - b) / abs(b) for a, b in zip(got, expected, strict=True))
+    return Row(what, f"losses apart by {apart:.1e}", f"at most {near:.0e}", "ok" if apart <= near else "FAILED")
+
+
+def noise(preset, count: int) -> ArraySet:
+    """Random images of the preset's size and classes."""
+    channels, size = preset.tokenizer.nets.image_channels, preset.tokenizer.image_size
+    random = np.random.RandomState(0)
+    pixels = random.randint(0, 255, (count, channels, *size), dtype=np.uint8)
+    classes = preset.model.num_classes
+    return ArraySet(pixels, random.randint(0, classes, count), [str(i) for i in range(classes)])
+
+
+def timed(machine: Machine, work: Callable, repeats: int = 4) -> float:
+    """Seconds of one call, the first of which is not counted."""
+    work()
+    wait(machine)
+    started = time.time()
+    for _ in range(repeats - 1):
+        work()
+    wait(machine)
+    return (time.time() - started) / (repeats - 1)
+
+
+def wait(machine: Machine) -> None:
+    """Until the GPU has done what it was given."""
+    if machine.device.type == "cuda":
+        torch.cuda.synchronize(machine.device)
+
+
+def reset_peak(machine: Machine) -> None:
+    """Measure the peak of memory from here on."""
+    if machine.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(machine.device)
+
+
+def peak(machine: Machine) -> int | None:
+    """Bytes at the peak since ``reset_peak``; None where nobody counts them."""
+    return torch.cuda.max_memory_allocated(machine.device) if machine.device.type == "cuda" else None
+
+
+def gigabytes(number: int | None) -> str:
+    """For the table."""
+    return "-" if number is None else f"{number / 1e9:.2f} GB"
+
+
+def report(rows: list[Row], machine: Machine) -> str:
+    """Markdown: what the machine is, and the table."""
+    name = (
+        torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else platform.processor() or "CPU"
+    )
+    lines = [
+        f"torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}",
+        f"{machine.processes} x {name}; preset {machine.preset}",
+        "",
+        "| check | got | expected | |",
+        "| --- | --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
