@@ -15,16 +15,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import tokenizer_config, var_config
+from conftest import tokenizer_config, var_config, wake
 from test_gan_training import GAN, task_of
 from test_train import TINY, blobs, log_of, tiny_preset
 
 from minivar import cli, files, presets, sampling, training
 from minivar.distributed import Ranks, find_device
-from minivar.precision import tf32
-from minivar.tokenizer import VQVAE
+from minivar.models import VAR
+from minivar.precision import autocast, tf32
+from minivar.tokenizer import VQVAE, MultiScaleQuantizer
 from minivar.tokenizer.losses import PIXEL_LOSS, LossConfig, TokenizerLoss
-from minivar.training import Interrupted, TokenizerTask, TrainingError, loop
+from minivar.training import Interrupted, TokenizerTask, TrainingError, VARTask, loop
 from minivar.training.players import LOSS_SCALE, MAX_LOSS_SCALE, Players
 from minivar.training.tasks import token_losses
 
@@ -391,6 +392,51 @@ def test_a_precision_that_there_is_not_is_refused():
     assert dataclasses.replace(TINY, precision="tf32").precision == "tf32"
     with pytest.raises(TrainingError, match="precision must be 'float32', 'tf32', 'bf16' or 'fp16'; got 'half'"):
         dataclasses.replace(TINY, precision="half")
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """Runs on this CPU compute in bf16, as on a GPU, where the processor has the operations at all."""
+    try:
+        autocast(torch.device("cpu"), "bf16")
+    except ValueError as error:
+        pytest.skip(str(error))
+    original = loop.Run.__init__
+
+    def begin(self, *arguments):
+        original(self, *arguments)
+        self.precision = torch.bfloat16
+
+    return lambda: monkeypatch.setattr(loop.Run, "__init__", begin)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "gan", "var"])
+def test_sixteen_bits_learn_what_thirty_two_do_and_codes_are_compared_in_thirty_two(
+    tmp_path, monkeypatch, bf16, kind
+):
+    compared, original = set(), MultiScaleQuantizer.nearest
+
+    def nearest(self, z_NC):
+        compared.add(z_NC.dtype)
+        return original(self, z_NC)
+
+    monkeypatch.setattr(MultiScaleQuantizer, "nearest", nearest)
+    losses = {}
+    for precision in ("float32", "bf16"):
+        if precision == "bf16":
+            bf16()
+        if kind == "var":
+            torch.manual_seed(0)
+            model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
+            task = VARTask(model, wake(VQVAE(tokenizer_config())), blobs())
+        else:
+            task = spoilt(GAN if kind == "gan" else PIXEL_LOSS)
+        out = tmp_path / precision
+        training.fit(task, dataclasses.replace(TINY, epochs=1, log_every=1), out, progress=False)
+        losses[precision] = [entry["loss"] for entry in log_of(out)]
+    assert losses["bf16"] != losses["float32"]  # it was another arithmetic
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert compared == {torch.float32}
 
 
 # Many images --------------------------------------------------------------------------------------------------------
