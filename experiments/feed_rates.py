@@ -1,6 +1,6 @@
 """How many photographs a second are read, by threads or by worker processes, and what is left for launching.
 
-    python experiments/feed_rates.py            # two minutes; on a machine that does nothing else
+    python experiments/feed_rates.py            # four minutes; on a machine that does nothing else
 
 The pictures are those of chapter 13: JPEGs of 500 x 375 pixels and about 115 kB, read as random crops of 256 pixels.
 By threads of a process, as minivar once did it, and by the worker processes of ``data.Feed``: of each the images a
@@ -29,7 +29,7 @@ from PIL import Image
 
 from minivar import data, files
 
-BATCH, SECONDS, TIMES = 96, 8.0, 3  # images; of each measurement; measurements, of which the median counts
+BATCH, SECONDS, TIMES = 96, 5.0, 3  # images; of each measurement; measurements, of which the median counts
 OUT = data.DATA_ROOT / "results" / "feed_rates.json"
 
 
@@ -108,7 +108,7 @@ def images_per_second(dataset: data.FolderSet, way: str, count: int) -> float:
 def share_of_launches(dataset: data.FolderSet, way: str, count: int) -> float:
     """While ``count`` threads or processes read batches large enough to last."""
     alone = launches(SECONDS / 4)
-    with reading(dataset, way, count, 400) as batches:
+    with reading(dataset, way, count, 200) as batches:
         share = launches(SECONDS / 4) / alone
         del batches
         return share
