@@ -457,6 +457,26 @@ def test_as_many_images_are_drawn_at_a_time_as_their_caches_have_room_for():
     assert sampling.cache_bytes(gpt, "bf16") == 2 * 2 * 24 * (1 + 576) * 3200 * 2
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--evaluator", "a.npz", "--size", "-3"], "--size must be at least 1; got -3"),
+        (["--evaluator", "a.npz", "--seed", "-1"], "--seed must be at least 0; got -1"),
+        (["--evaluator", "a.npz", "--count", "0"], "--count must be at least 1; got 0"),
+        (["--evaluator", "a.npz", "--count", "15"], "equally many of each of 10 classes"),
+        (["--evaluator", "a.npz", "--classes", "3"], "--evaluator takes all classes and writes one file"),
+        (["--evaluator", "a.png"], "expected one that ends in .npz"),
+        (["--size", "64"], "--size is for --evaluator; got --size 64 without it"),
+    ],
+)
+def test_what_cannot_be_drawn_for_the_evaluator_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["sample", *words]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_any_number_of_processes_draws_the_same_images(tmp_path):
     command = ["sample", "--evaluator", "samples.npz", "--count", "20", "--batch-size", "4"]
     pictures = []

@@ -43,10 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     parser.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
     parser.add_argument("--npz", metavar="NPZ", help="also write images in [0, 1] and labels")
-    evaluator = (
-        "in place of the grid: equally many images of each class, uint8, as FID's evaluator reads them; goes on"
-    )
-    evaluator += " where it was stopped, and under torchrun each process draws a part"
+    evaluator = "in place of the grid: equally many images of each class, uint8, as FID's evaluator reads them;"
+    evaluator += " goes on where it was stopped, and under torchrun each process draws a part"
     parser.add_argument("--evaluator", metavar="NPZ", help=evaluator)
     resized = "side in pixels to which --evaluator resizes the images (default: as they are)"
     parser.add_argument("--size", type=int, help=resized)
@@ -66,12 +64,11 @@ def run(args: argparse.Namespace) -> None:
     if args.evaluator:
         draw_for_evaluator(args)
         return
+    if args.size is not None:
+        raise ValueError(f"--size is for --evaluator; got --size {args.size} without it.")
     device = find_device(args.device)
     numbers = computing(device, args.precision)
-    check_number("--count", args.count, 1, MOST_IMAGES)
-    if args.batch_size is not None:
-        check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
-    check_number("--seed", args.seed, 0, 2**64 - 1)
+    check_numbers(args)
     tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
     first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
     classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes)
@@ -93,10 +90,20 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ``ValueError`` for numbers that no images can be drawn with."""
+    check_number("--count", args.count, 1, MOST_IMAGES)
+    check_number("--seed", args.seed, 0, 2**64 - 1)
+    for option, value, most in (("--batch-size", args.batch_size, MOST_IMAGES), ("--size", args.size, 65_536)):
+        if value is not None:
+            check_number(option, value, 1, most)
+
+
 def draw_for_evaluator(args: argparse.Namespace) -> None:
     """Equally many images of each class into one file, by one process or, under torchrun, by all of them together."""
     if args.classes or args.npz:
         raise ValueError("--evaluator takes all classes and writes one file; got --classes or --npz.")
+    check_numbers(args)
     with join_ranks(args.device) as ranks:
         tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
         settings = _settings(args, model, header)

@@ -51,8 +51,8 @@ def fit(
     the time (None: ``data.default_workers``). Returns {"steps", "seconds" (of this call), "resumed_at"}. Raises
     ``TrainingError`` if the loss stops being finite, ``out`` cannot be written to, or holds a run with another
     configuration; the last good checkpoint is kept. On SIGTERM or SIGUSR1 the state is saved at the next entry of the
-    log, and ``Interrupted`` raised. Each checkpoint comes with pictures in ``out/NAME.png``, except
-    where FSDP has spread the model, since every rank would be needed to draw them.
+    log, and ``Interrupted`` raised. Each checkpoint comes with pictures in ``out/NAME.png``, except where FSDP has
+    spread the model, since every rank would be needed to draw them.
     """
     ranks = ranks or Ranks(next(task.model.parameters()).device)
     run = Run(task, config, Path(out), header or {}, ranks)
