@@ -1,14 +1,10 @@
-"""What the distributed tests start under torchrun: small next-scale runs in a row, and their logs as the result.
-
-torchrun --nproc-per-node N tests/distributed_run.py OUT STRATEGY [name=value of TrainConfig ...] [-- OUT ...]
-"""
+"""What the distributed tests start in several processes: small next-scale runs in a row, their logs the result."""
 
 import dataclasses
 import functools
 import itertools
 import os
 import signal
-import sys
 
 import torch
 import torch.distributed as dist
@@ -21,8 +17,9 @@ from minivar.models import VAR
 from minivar.tokenizer import VQVAE
 from minivar.training import VARTask
 
-torch.set_num_threads(1)
-RANK = int(os.environ.get("RANK", 0))
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
 
 
 class Fragile(VARTask):
@@ -31,7 +28,7 @@ class Fragile(VARTask):
     at, marker = None, None
 
     def after_step(self, step: int) -> None:
-        if self.at is not None and step == self.at and RANK == 1 and not os.path.exists(self.marker):
+        if self.at is not None and step == self.at and rank() == 1 and not os.path.exists(self.marker):
             open(self.marker, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -65,15 +62,12 @@ def train(ranks: distributed.Ranks, out: str, strategy: str, *settings: str) -> 
 
 
 def main(words: list[str]) -> None:
+    """``OUT STRATEGY [name=value of TrainConfig ...] [-- OUT ...]``."""
     # compiled runs are traced as for the real backend, without the code that a compiler would make of it
     torch.compile = functools.partial(torch.compile, backend="aot_eager")
     said = Collectives()
     jobs = [list(group) for end, group in itertools.groupby(words, lambda word: word == "--") if not end]
     with distributed.join_ranks("cpu") as ranks:
         for job in jobs:
-            said.path = f"{job[0]}.collectives.{RANK}"
+            said.path = f"{job[0]}.collectives.{rank()}"
             train(ranks, *job)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

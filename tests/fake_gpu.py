@@ -57,16 +57,23 @@ def fake_gpu():
 
 @contextmanager
 def dtypes_of(*names: str):
-    """Yields a dict that collects, for each of the operations, the dtypes of its floating-point results."""
-    found = {name: set() for name in names}
+    """Yields a dict that collects, for each of the operations, the dtypes of its floating-point results.
+
+    Under "copied to the CPU" stand the operations that did so: for which a real GPU would have to be waited for too,
+    but which fake tensors allow.
+    """
+    found = {name: set() for name in (*names, "copied to the CPU")}
 
     class Watching(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
             name = function.overloadpacket.__name__
+            first = out[0] if isinstance(out, tuple) else out
             if name in found:
-                first = out[0] if isinstance(out, tuple) else out
                 found[name].add(first.dtype)
+            given = [each.device.type for each in args if isinstance(each, torch.Tensor)]
+            if "cuda" in given and isinstance(first, torch.Tensor) and first.device.type == "cpu":
+                found["copied to the CPU"].add(name)
             return out
 
     with Watching():

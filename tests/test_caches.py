@@ -1,16 +1,14 @@
 """Token caches: what is written, that training from them is training from pixels, and every way they can go wrong."""
 
 import json
-import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import tokenizer_config, var_config, wake
@@ -368,13 +366,6 @@ def test_whole_shards_are_not_tokenised_again(tokenizer, tmp_path, monkeypatch, 
 TOKENIZE = ("tokenize", "--split", "heldout", "--shard-size", "250", "--out")  # digits, by the shipped tokenizer
 
 
-def start(*words: object) -> subprocess.Popen:
-    """Python in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.fixture(scope="module")
 def heldout_cache(tmp_path_factory) -> Path:
     """The held-out digits, tokenised by one process without a break."""
@@ -385,13 +376,13 @@ def heldout_cache(tmp_path_factory) -> Path:
 
 def test_a_killed_process_costs_nothing_but_time(heldout_cache, tmp_path):
     out = tmp_path / "cache"
-    process = start("-m", "minivar.cli", *TOKENIZE, out)
-    while not any(out.glob("shard-*.json")) and process.poll() is None:
+    process = processes.start(cli.main, [*TOKENIZE, str(out)], said=tmp_path / "said")
+    while not any(out.glob("shard-*.json")) and process.is_alive():
         time.sleep(0.002)
     time.sleep(0.02)
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     with pytest.raises(CacheError, match="is not finished"):
         TokenCache(out)
     assert 1 <= len(list(out.glob("shard-*.json"))) < 8
@@ -401,12 +392,11 @@ def test_a_killed_process_costs_nothing_but_time(heldout_cache, tmp_path):
 
 @pytest.mark.distributed
 def test_two_ranks_write_what_one_writes(heldout_cache, tmp_path):
-    ranks = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    process = start(*ranks, "-m", "minivar.cli", *TOKENIZE, tmp_path)
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
-    assert f"The tokens of 2,000 images x 1 views are in {tmp_path}" in output
-    assert contents_of(tmp_path) == contents_of(heldout_cache)
+    out, said = tmp_path / "cache", tmp_path / "said"
+    assert processes.run_ranks(2, cli.main, [*TOKENIZE, str(out)], said=said) == [0, 0]
+    heard = "".join((tmp_path / f"said.{rank}").read_text() for rank in range(2))
+    assert heard.count(f"The tokens of 2,000 images x 1 views are in {out}") == 1
+    assert contents_of(out) == contents_of(heldout_cache)
 
 
 def test_a_full_disk_is_one_sentence_and_what_was_written_is_kept(tokenizer, tmp_path):

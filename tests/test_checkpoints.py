@@ -166,7 +166,7 @@ model, path = VQVAE(tokenizer_config()), Path(sys.argv[1])
 optimizer, scaler = torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu", enabled=False)
 writers = {
     "model": lambda: checkpoints.save(model, path),
-    "state": lambda: save_state(path, Parts({"model": (model, optimizer)}, {}, scaler), {}, 7, Ranks()),
+    "state": lambda: save_state(path, Parts({"model": (model, optimizer)}, {}, scaler), {}, 7, Ranks())(),
     "text": lambda: files.write_atomically(path, lambda temporary: temporary.write_text("x" * 100_000)),
 }
 errors = {}

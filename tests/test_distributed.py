@@ -1,12 +1,11 @@
 """Several processes on one CPU: DDP, FSDP2, a killed rank, another number of ranks."""
 
 import itertools
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import distributed_run
+import processes
 import pytest
 import torch
 from test_train import log_of
@@ -14,18 +13,15 @@ from test_train import log_of
 from minivar import checkpoints
 
 pytestmark = pytest.mark.distributed
-SCRIPT = Path(__file__).with_name("distributed_run.py")
 
 
 def launch(ranks: int, *jobs: list[object]) -> int:
-    """Run the script with this many ranks (0: without torchrun) and these jobs in a row; the exit code."""
-    start = [sys.executable]
-    if ranks:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    """Run these jobs in a row in this many ranks (0: one process that is none); not 0 if one of them failed."""
     words = [word for job in jobs for word in (*map(str, job), "--")][:-1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [*start, str(SCRIPT), *words]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False).returncode
+    said = Path(f"{jobs[0][0]}.said")
+    if not ranks:
+        return processes.run(distributed_run.main, words, said=said)
+    return max(map(abs, processes.run_ranks(ranks, distributed_run.main, words, said=said)))
 
 
 def losses(out: Path) -> list[float]:

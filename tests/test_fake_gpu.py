@@ -83,16 +83,23 @@ def test_a_training_step_on_a_gpu_waits_for_nothing(kind, precision, ema, accumu
         run = loop.Run(task, config, tmp_path, {}, Ranks(DEVICE))
         run.watch = loop.Watch(task.name, None, 0, 100, config, progress=False)
         run.model.train()
-        for step in (40,):  # after the discriminator's start, and not at an entry of the log
-            with dtypes_of("convolution", "mm", "addmm", "native_group_norm") as found:
-                stats = run.forward_and_backward(step)
+        heads = set()
+        if hasattr(task.model, "head"):
+            task.model.head.register_forward_hook(lambda module, given, out: heads.add(out.dtype))
+        step = 40  # after the discriminator's start, and not at an entry of the log
+        with dtypes_of("convolution", "mm", "addmm", "native_group_norm") as found:
+            stats = run.forward_and_backward(step)
             stats = run.check_finite(step, stats)
             run.update(step)
             run.log(step + 1, stats)
-            for parameter in task.model.parameters():
-                assert parameter.device == DEVICE and parameter.dtype == torch.float32
+        kept = [*task.model.parameters(), *run.averaged.weights.values()]
+        assert {(each.device, each.dtype) for each in kept} == {(DEVICE, torch.float32)}
+        assert not found["copied to the CPU"]
+        # VAR's head is in float32; the tokenizer has none, and GPT's is like everything else, as in LlamaGen.
+        assert heads == {"var": {torch.float32}, "gpt": {PRECISIONS[precision]}}.get(kind, set())
+        assert stats["loss"].dtype == torch.float32
         products = found["convolution"] | found["mm"] | found["addmm"]
-    # Under autocast most products are in 16 bits; head, quantiser and losses stay in float32.
+    # Under autocast most products are in 16 bits; the quantiser stays in float32.
     assert products - {torch.float32} == {PRECISIONS[precision]} - {None}
     assert found["native_group_norm"] <= {torch.float32}
 
@@ -126,6 +133,7 @@ def test_encoding_on_a_gpu_waits_for_nothing():
         images = torch.zeros(2, 3, 256, 256, device=DEVICE)
         with autocast(DEVICE, "bf16"), dtypes_of("convolution", "native_group_norm", "addmm") as found:
             tokens = tokenizer.encode(images)
+        assert not found["copied to the CPU"]
     assert [part.shape[1] for part in tokens] == [1, 4, 9, 16, 25, 36, 64, 100, 169, 256]
     assert torch.bfloat16 in found["convolution"]
     assert found["addmm"] == {torch.float32} == found["native_group_norm"]  # distances between codes

@@ -4,11 +4,10 @@ import os
 import resource
 import shutil
 import socket
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import tokenizer_config, var_config, wake
@@ -471,37 +470,20 @@ def test_the_batch_that_broke_a_run_can_be_looked_at(tmp_path, accumulate):
     assert tensors["index"][bad].tolist() == [30]
 
 
-BROKEN = """
-import sys
-from pathlib import Path
-import torch
-from test_faults import OneBad, TINY
-from conftest import tokenizer_config
-from minivar import distributed, training
-from minivar.tokenizer import VQVAE
-
-torch.set_num_threads(1)
-with distributed.join_ranks("cpu", "ddp") as ranks:
-    torch.manual_seed(0)
-    task = training.TokenizerTask(VQVAE(tokenizer_config(num_phi=2)), OneBad())
-    try:
-        training.fit(task, TINY, sys.argv[1], progress=False, ranks=ranks)
-    except training.TrainingError as error:
-        Path(f"{sys.argv[1]}-{ranks.rank}.txt").write_text(str(error))  # what two ranks print may interleave
-"""
+def break_as_rank(out: Path) -> None:
+    with distributed.join_ranks("cpu", "ddp") as ranks:
+        torch.manual_seed(0)
+        task = training.TokenizerTask(VQVAE(tokenizer_config(num_phi=2)), OneBad())
+        try:
+            training.fit(task, TINY, out, progress=False, ranks=ranks)
+        except training.TrainingError as error:
+            print(error)
 
 
 @pytest.mark.distributed
 def test_on_several_ranks_the_whole_batch_is_kept(tmp_path):
-    (tmp_path / "broken.py").write_text(BROKEN)
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "broken.py"]
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, *map(str, words), str(tmp_path / "run")], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    assert processes.run_ranks(2, break_as_rank, tmp_path / "run", said=tmp_path / "said") == [0, 0]
     for rank in (0, 1):
-        assert (tmp_path / f"run-{rank}.txt").read_text().startswith("The loss of tokenizer became nan")
+        assert "The loss of tokenizer became nan" in (tmp_path / f"said.{rank}").read_text()
     index = files.read_tensors(tmp_path / "run" / "tokenizer.not-finite.safetensors")[0]["index"]
     assert len(index) == TINY.batch_size and 30 in index.tolist()

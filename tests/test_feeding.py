@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import tokenizer_config, var_config, wake
@@ -20,7 +21,7 @@ from test_train import log_of
 
 from minivar import cli, data, training
 from minivar.data import DataError, Feed, FolderSet, default_workers, view_of
-from minivar.distributed import Ranks, cores_per_rank
+from minivar.distributed import Ranks, cores_per_rank, join_ranks
 from minivar.models import VAR
 from minivar.tokenizer import VQVAE, write_cache
 from minivar.training.batches import Batches
@@ -246,29 +247,16 @@ def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit_with_other_workers(fol
     assert not any(map(alive, pids))
 
 
-RANKS = """
-if __name__ == "__main__":
-    import sys
-    from pathlib import Path
-    from test_feeding import TINY, training, var_task
-    from minivar.distributed import join_ranks
-
+def train_as_rank(folder: Path, out: Path) -> None:
     with join_ranks("cpu", "ddp") as ranks:
-        task = var_task(Path(sys.argv[1]), dropout=0.0)
-        training.fit(task, TINY, sys.argv[2], progress=False, ranks=ranks, workers=1)
-"""
+        training.fit(var_task(folder, dropout=0.0), TINY, out, progress=False, ranks=ranks, workers=1)
 
 
 @pytest.mark.distributed
 def test_two_ranks_with_a_worker_each_do_what_one_process_does(damaged, tmp_path):
     training.fit(var_task(damaged, dropout=0.0), TINY, tmp_path / "one", progress=False)
-    (tmp_path / "ranks.py").write_text(RANKS)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += map(str, (tmp_path / "ranks.py", damaged, tmp_path / "two"))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    said = tmp_path / "said"
+    assert processes.run_ranks(2, train_as_rank, damaged, tmp_path / "two", said=said) == [0, 0]
     one, two = ([entry["loss"] for entry in log_of(tmp_path / name)] for name in ("one", "two"))
     assert len(two) == 6
     assert two == pytest.approx(one, rel=1e-5)

@@ -9,10 +9,10 @@ import functools
 import math
 import os
 import signal
-import subprocess
-import sys
+import threading
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import tokenizer_config, var_config, wake
@@ -25,7 +25,7 @@ from minivar.models import VAR
 from minivar.precision import autocast, tf32
 from minivar.tokenizer import VQVAE, MultiScaleQuantizer
 from minivar.tokenizer.losses import PIXEL_LOSS, LossConfig, TokenizerLoss
-from minivar.training import Interrupted, TokenizerTask, TrainingError, VARTask, loop
+from minivar.training import Interrupted, TokenizerTask, TrainingError, VARTask, loop, state
 from minivar.training.players import LOSS_SCALE, MAX_LOSS_SCALE, Players
 from minivar.training.tasks import token_losses
 
@@ -319,9 +319,51 @@ def test_each_card_keeps_its_own_random_state(monkeypatch, tmp_path):
     task = spoilt()
     run = loop.Run(task, TINY, tmp_path, {}, Ranks())
     card = Ranks(torch.device("cuda:1"))
-    loop.save_state(run.state_path, run.parts, run.identity, 3, card)
+    loop.save_state(run.state_path, run.parts, run.identity, 3, card)()
     assert loop.restore_state(run.state_path, run.parts, run.identity, card) == 3
     assert asked == [torch.device("cuda:1")] * 2
+
+
+def test_training_goes_on_while_a_state_is_written_and_what_is_written_is_the_moment_it_was_asked_for(
+    tmp_path, monkeypatch
+):
+    trained, task, seen = threading.Event(), spoilt(), []
+    after_step = task.after_step
+    task.after_step = lambda step: (after_step(step), trained.set() if step == 4 else None)
+
+    def write_slowly(path, tensors, header):
+        seen.append((header["step"], trained.wait(timeout=60)))
+        files.write_tensors(path, tensors, header)
+        if header["step"] == 4:
+            path.rename(tmp_path / "slowly")
+
+    monkeypatch.setattr(state, "write_tensors", write_slowly)
+    training.fit(task, TINY, tmp_path / "run", progress=False)
+    assert seen == [(4, True), (8, True), (12, True)]
+    monkeypatch.undo()
+    with pytest.raises(Stop):
+        training.fit(break_at(spoilt(), 4), TINY, tmp_path / "at once", progress=False)
+    (slowly, header), (at_once, expected) = map(
+        files.read_tensors, (tmp_path / "slowly", tmp_path / "at once" / STATE)
+    )
+    assert header == expected and slowly.keys() == at_once.keys()
+    assert all(torch.equal(value, at_once[key]) for key, value in slowly.items())
+
+
+def test_a_state_that_cannot_be_written_ends_the_run_at_the_next_entry_of_the_log(tmp_path, monkeypatch):
+    written = []
+
+    def write(path, tensors, header):
+        if header["step"] == 8:
+            raise files.CheckpointError("Could not write it (disk full).")
+        files.write_tensors(path, tensors, header)
+        written.append(path.read_bytes())
+
+    monkeypatch.setattr(state, "write_tensors", write)
+    with pytest.raises(files.CheckpointError, match="disk full"):
+        training.fit(spoilt(), TINY, tmp_path, progress=False)
+    assert [entry["step"] for entry in log_of(tmp_path)] == [2, 4, 6, 8]
+    assert [(tmp_path / STATE).read_bytes()] == written
 
 
 # Signals ------------------------------------------------------------------------------------------------------------
@@ -478,16 +520,15 @@ def test_what_cannot_be_drawn_for_the_evaluator_is_refused_in_a_sentence(tmp_pat
 
 
 def test_any_number_of_processes_draws_the_same_images(tmp_path):
-    command = ["sample", "--evaluator", "samples.npz", "--count", "20", "--batch-size", "4"]
+    words, said = ["sample", "--evaluator", "samples.npz", "--count", "20", "--batch-size", "4"], tmp_path / "said"
     pictures = []
     for ranks in (1, 2):
         place = tmp_path / str(ranks)
         place.mkdir()
-        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        words = [sys.executable, *start, "-m", "minivar.cli", *command]
-        done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        if ranks == 1:
+            assert processes.run(cli.main, words, said=said, cwd=place) == 0
+        else:
+            assert processes.run_ranks(ranks, cli.main, words, said=said, cwd=place) == [0] * ranks
         assert not (place / "samples.npz.parts").exists()
         with np.load(place / "samples.npz") as arrays:
             pictures.append(arrays["arr_0"])

@@ -4,18 +4,16 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import Interrupted, Stopping, tokenizer_config, var_config, wake
 
-from minivar import checkpoints, data, evaluation, files, training
+from minivar import checkpoints, cli, data, evaluation, files, training
 from minivar.data import ArraySet
 from minivar.models import VAR
 from minivar.presets import get
@@ -415,21 +413,19 @@ SETTINGS = {
 
 def run_command(out, kill_at: int | None) -> int:
     """Train in a process of its own; SIGKILL it once the log has ``kill_at`` lines. Returns its exit code."""
-    command = [sys.executable, "-m", "minivar.cli", "train", "--preset", "digits-smoke", "--out", str(out)]
+    command = ["train", "--preset", "digits-smoke", "--out", str(out)]
     command += [word for field, value in SETTINGS.items() for word in ("--set", f"{field}={value}")]
-    log = out / "metrics.jsonl"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-    try:
-        while kill_at is not None and process.poll() is None:
-            if log.is_file() and log.read_bytes().count(b"\n") >= kill_at:
-                process.kill()
-            time.sleep(0.002)
-        errors = process.communicate(timeout=300)[1]
-    finally:
-        process.kill()
-    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-    return process.returncode
+    log, said = out / "metrics.jsonl", out.with_name("said")
+    process = processes.start(cli.main, command, said=said)
+    while kill_at is not None and process.is_alive():
+        if log.is_file() and log.read_bytes().count(b"\n") >= kill_at:
+            process.kill()
+        time.sleep(0.002)
+    process.join(timeout=300)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), said.read_text()
+    return process.exitcode
 
 
 @pytest.mark.slow

@@ -46,6 +46,12 @@ def test_the_length_of_codes_and_features_does_not_matter_on_the_sphere():
     torch.testing.assert_close(vq(5 * features).loss, loss)
 
 
+def test_codes_begin_on_the_sphere_only_where_they_are_compared_there():
+    lengths = [VectorQuantizer(64, 8, l2_norm=l2_norm).codebook.detach().norm(dim=1) for l2_norm in (True, False)]
+    torch.testing.assert_close(lengths[0], torch.ones(64))
+    assert lengths[1].max() <= 8**0.5 / 64
+
+
 @pytest.mark.parametrize("l2_norm", [True, False])
 def test_loss_and_straight_through_gradient(l2_norm):
     features = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)

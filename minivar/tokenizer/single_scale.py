@@ -18,10 +18,9 @@ class VectorQuantizer(Quantizer):
 
     With ``l2_norm``, as in LlamaGen, features and codes are projected onto the unit sphere first, so that the nearest
     code is the one with the most similar direction: no code can fall out of use for its length alone
-    (arXiv 2110.04627, section 3.2). ``grid`` are the rows and columns of the tokens; with None any grid will do, and
-    where only tokens are known, it is taken to be square.
-
-    DEVIATION: the codebook begins within 1 / V of zero, while LlamaGen's code moves it onto the sphere at once.
+    (arXiv 2110.04627, section 3.2). The codes begin on the sphere, as in LlamaGen's code; training moves them off it,
+    which only decides how far a step of the optimiser turns them. ``grid`` are the rows and columns of the tokens;
+    with None any grid will do, and where only tokens are known, it is taken to be square.
     """
 
     def __init__(
@@ -34,6 +33,8 @@ class VectorQuantizer(Quantizer):
     ) -> None:
         super().__init__(codebook_size, code_dim, beta, num_maps=1)
         self.l2_norm, self.grid = l2_norm, grid
+        if l2_norm:
+            self.codebook.data = F.normalize(self.codebook.data, dim=-1)
 
     @property
     def codes(self) -> Tensor:

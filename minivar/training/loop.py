@@ -8,6 +8,7 @@ Explained in ``notebooks/06_training.ipynb``.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,7 @@ class Run:
         self.batches = Batches(task.data, config, ranks)
         self.steps = self.batches.steps
         self.feeds: list[Feed] = []
+        self.saving: Callable[[], None] | None = None  # a state that is being written
         self.interruption = Interruption(ranks)
 
         self.model = task.model
@@ -172,6 +174,7 @@ class Run:
         if self.ranks.device.type != "cuda" or self._due(step + 1, self.config.log_every):
             bad = self.players.broke_at(step)
             if bad is not None:
+                self.finish_saving()
                 both = {key: mean_over_ranks(stats[key]) for key in ("loss", "grad_norm")}
                 raise TrainingError(self._not_finite(bad, both))
         return stats
@@ -187,6 +190,7 @@ class Run:
         entry = self.watch.step(done, stats)
         if entry is None:
             return
+        self.finish_saving()
         entry |= {"lr": self.players.optimizers["model"].param_groups[0]["lr"], **self.players.limit_scale()}
         entry |= self.task.statistics()
         if self._due(done, self.config.validate_every or self.config.checkpoint_every):
@@ -213,7 +217,7 @@ class Run:
         if not self._due(done, self.config.checkpoint_every):
             return
         write_unreadable(self.task.data, self.out, self.ranks, say=self.watch.progress and done == self.steps)
-        save_state(self.state_path, self.parts, self.identity, done, self.ranks)
+        self.save(done)
         if self.ranks.leads and not self.parts.sharded:
             self.model.eval()
             with self._autocast():
@@ -221,14 +225,27 @@ class Run:
             self.watch.show(done, pictures)
             self.model.train()
 
+    def save(self, done: int) -> None:
+        """Begin to write the state, beside which training goes on."""
+        self.finish_saving()
+        self.saving = save_state(self.state_path, self.parts, self.identity, done, self.ranks)
+
+    def finish_saving(self) -> None:
+        """Wait for the state that is being written, if there is one: at the next entry of the log, or at the end."""
+        saving, self.saving = self.saving, None
+        if saving is not None:
+            saving()
+
     def stop_if_asked(self, done: int) -> None:
         """Save the state and raise ``Interrupted`` where a signal has asked for it, at entries of the log."""
         if done < self.steps and self._due(done, self.config.log_every) and self.interruption.asked():
-            save_state(self.state_path, self.parts, self.identity, done, self.ranks)
+            self.save(done)
+            self.finish_saving()
             raise Interrupted(f"{self.task.name} was asked to stop, and was saved at step {done} of {self.steps}.")
 
     def finish(self, first: int) -> None:
         """Write the model, with its averaged weights where there are any."""
+        self.finish_saving()
         self.model.eval()
         self.averaged.copy_to_model()
         path = self.out / f"{self.task.name}.safetensors"
@@ -238,9 +255,11 @@ class Run:
         self.ranks.wait()
 
     def close(self) -> None:
-        """End the processes that read ahead."""
+        """End the processes that read ahead, and what a process on its own was still writing."""
         for feed in self.feeds:
             feed.close()
+        if self.ranks.count == 1:
+            self.finish_saving()
 
     # Helpers --------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 
 import functools
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -123,18 +124,32 @@ def _one_sentence(doing: str, folder: Path):
         raise ValueError(f"Could not {doing} the shards in {folder}: rank {rank} got {what!r}.") from None
 
 
-def save_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
-    """Every rank writes its part into ``folder``, which must not be in use; ``extra`` must be the same everywhere.
+@functools.cache
+def _group_of_writers(everyone: dist.ProcessGroup) -> dist.ProcessGroup:
+    """All ranks once more: their threads that write must not talk in the midst of what training says."""
+    return dist.new_group(backend="gloo")
 
-    Raises ``ValueError`` if one of them cannot, for instance because the disk is full.
+
+def begin_shards(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]
+) -> Callable[[], None]:
+    """Every rank begins to write its part into ``folder``, which must not be in use; returns what waits for the end.
+
+    ``extra`` must be the same everywhere. What is written has been copied before this returns. Waiting raises
+    ``ValueError`` if a rank cannot write, for instance because its disk is full.
     """
     state = {**_named_state(model, optimizer), "extra": extra}
-    with _one_sentence("write", folder):
-        dcp.save(state, checkpoint_id=str(folder))
+    writing = dcp.async_save(state, checkpoint_id=str(folder), process_group=_group_of_writers(dist.group.WORLD))
+
+    def wait() -> None:
+        with _one_sentence("write", folder):
+            writing.result()
+
+    return wait
 
 
 def load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
-    """Read what ``save_shards`` wrote, with any number of ranks, sharded or not; ``extra`` is filled in place.
+    """Read what ``begin_shards`` wrote, with any number of ranks, sharded or not; ``extra`` is filled in place.
 
     Raises ``ValueError`` for shards that are missing, cut short or do not fit.
     """

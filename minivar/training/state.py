@@ -10,6 +10,8 @@ Explained in ``notebooks/06_training.ipynb`` and ``notebooks/13_imagenet.ipynb``
 import json
 import shutil
 import textwrap
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,26 +39,47 @@ class Parts:
         return parallel.is_sharded(self.models["model"][0])
 
 
-def save_state(path: Path, parts: Parts, run: dict, step: int, ranks: Ranks) -> None:
-    """Everything that a restart needs. Every rank must call it; ``path`` is ``NAME.state.safetensors``."""
+def save_state(path: Path, parts: Parts, run: dict, step: int, ranks: Ranks) -> Callable[[], None]:
+    """Begin to write everything that a restart needs; returns what waits until it is written, and raises if it fails.
+
+    A thread writes a copy of this moment, which is made before this returns: training may go on beside it. Every rank
+    must call both this and, before the next state, what it returns; until then the state before counts. ``path`` is
+    ``NAME.state.safetensors``.
+    """
     rng = {"cpu": ranks.gather(torch.get_rng_state())}
     if ranks.device.type == "cuda":
         rng["cuda"] = ranks.gather(torch.cuda.get_rng_state(ranks.device))
     tensors = {f"rng.{kind}.{rank}": value for kind, values in rng.items() for rank, value in enumerate(values)}
+    header = {"step": step, "run": run, "ranks": ranks.count}
     if parts.sharded:
-        _save_shards(path, parts, {"step": step, "run": run, "ranks": ranks.count}, tensors, ranks)
-    elif ranks.leads:
-        for name, (model, optimizer) in parts.models.items():
-            tensors |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
-            for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {f"{name}.optimizer/{index}/{key}": value for key, value in moments.items()}
-        tensors |= {f"ema.{key}": value for key, value in parts.ema.items()}
-        tensors |= _scale_of(parts)
-        write_tensors(path, tensors, {"step": step, "run": run, "ranks": ranks.count})
+        return _save_shards(path, parts, header, tensors, ranks)
+    if not ranks.leads:
+        return ranks.wait
+    for name, (model, optimizer) in parts.models.items():
+        tensors |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.optimizer/{index}/{key}": value for key, value in moments.items()}
+    tensors |= {f"ema.{key}": value for key, value in parts.ema.items()}
+    tensors |= _scale_of(parts)
+    copies = {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+    writing = _in_background(write_tensors, path, copies, header)
+
+    def finish() -> None:
+        writing.result()
         if _pointer(path).is_file():  # shards of more ranks, now older than the file
             _pointer(path).unlink()
             shutil.rmtree(_pointer(path).parent)
-    ranks.wait()
+        ranks.wait()
+
+    return finish
+
+
+def _in_background(work: Callable, *arguments: object) -> Future:
+    """``work`` in a thread of its own, which Python waits for at its end, whatever becomes of the training."""
+    thread = ThreadPoolExecutor(1)
+    future = thread.submit(work, *arguments)
+    thread.shutdown(wait=False)
+    return future
 
 
 def restore_state(path: Path, parts: Parts, run: dict, ranks: Ranks) -> int:
@@ -148,18 +171,30 @@ def _read_pointer(pointer: Path) -> dict:
     raise TrainingError(f"{pointer} is damaged: expected JSON that names a folder beside it, got {text[:40]!r}.")
 
 
-def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], ranks: Ranks) -> None:
+def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], ranks: Ranks) -> Callable[[], None]:
     folder = _pointer(path).parent / f"step-{header['step']:08d}"
-    parallel.save_shards(folder, *parts.models["model"], {"ema": parts.ema, "rng": rng, **_scale_of(parts)})
-    checksums = {}
-    for found in ranks.gather({path.name: sha256(path) for path in _written_by(ranks, folder)}):
-        checksums |= found
-    if ranks.leads:
-        text = json.dumps({**header, "folder": folder.name, "rng": sorted(rng), "sha256": checksums})
-        write_atomically(_pointer(path), lambda temporary: temporary.write_text(text))
-        for other in folder.parent.glob("step-*"):
-            if other != folder:
-                shutil.rmtree(other)
+    extra = {"ema": parts.ema, "rng": rng, **_scale_of(parts)}
+    shards = parallel.begin_shards(folder, *parts.models["model"], extra)
+
+    def written() -> dict[str, str]:
+        shards()
+        return {path.name: sha256(path) for path in _written_by(ranks, folder)}
+
+    writing = _in_background(written)
+
+    def finish() -> None:
+        checksums = {}
+        for found in ranks.gather(writing.result()):
+            checksums |= found
+        if ranks.leads:
+            text = json.dumps({**header, "folder": folder.name, "rng": sorted(rng), "sha256": checksums})
+            write_atomically(_pointer(path), lambda temporary: temporary.write_text(text))
+            for other in folder.parent.glob("step-*"):
+                if other != folder:
+                    shutil.rmtree(other)
+        ranks.wait()
+
+    return finish
 
 
 def _written_by(ranks: Ranks, folder: Path) -> list[Path]:
