@@ -36,10 +36,10 @@ from minivar.precision import autocast
 from minivar.tokenizer import VQVAE
 from minivar.training import loop
 
+STAGES = ("tokenizer_train", "model_train")
 SMALL = ["model.num_classes=2", "tokenizer_loss.gan_start=0.25"]
-SMALL += [
-    f"{stage}.{name}" for stage in ("tokenizer_train", "model_train") for name in ("log_every=1", "batch_size=24")
-]
+SMALL += [f"{stage}.{name}" for stage in STAGES for name in ("log_every=1", "batch_size=24")]
+EPOCHS = {"cpu": 3, "cuda": 20}
 IMAGES = 96  # four batches of 24 an epoch
 NEAR = {"tf32": 0.01, "bf16": 0.05, "fp16": 0.05}  # how far a loss may be from that of float32, relative
 
@@ -145,16 +145,15 @@ def several_processes(machine: Machine) -> list[Row]:
 
 def stopped_and_resumed(machine: Machine) -> list[Row]:
     """A run that gets SIGTERM saves, ends with 75, and goes on to the same losses."""
-    longer = [f"epochs={5 if machine.device.type == 'cpu' else 40}"]  # long enough to be caught in the middle
-    whole = command_losses(machine, "whole", 1, "ddp", longer)
-    started = start(machine, "stopped", 1, "ddp", longer)
+    whole = command_losses(machine, "one", 1, "ddp")
+    started = start(machine, "stopped", 1, "ddp")
     log = machine.folder / "stopped" / "metrics.jsonl"
     while started.poll() is None and not (log.is_file() and log.read_text().count("\n") >= 2):
         time.sleep(0.05)
     started.send_signal(signal.SIGTERM)
     code = started.wait()
     row = Row("stopped by SIGTERM", f"exit code {code}", "exit code 75", "ok" if code == 75 else "FAILED")
-    found = command_losses(machine, "stopped", 1, "ddp", longer)
+    found = command_losses(machine, "stopped", 1, "ddp")
     return [row, *(agree(f"{phase} resumed", found[phase], whole[phase], 1e-3) for phase in whole)]
 
 
@@ -228,11 +227,9 @@ def make_pictures(root: Path) -> None:
 
 
 def settings_of(machine: Machine, more: list[str]) -> list[str]:
-    """Overrides of folder-smoke; those without a stage are for both."""
-    stages = ("tokenizer_train", "model_train")
-    if not any(setting.startswith("epochs=") for setting in more):
-        more = ["epochs=1", *more]
-    return [*SMALL, *(f"{stage}.{setting}" for stage in stages for setting in more)]
+    """Overrides of folder-smoke, for both stages: as many epochs as a signal needs to come in the middle."""
+    epochs = f"epochs={EPOCHS[machine.device.type]}"
+    return [*SMALL, *(f"{stage}.{setting}" for stage in STAGES for setting in (epochs, *more))]
 
 
 def losses_here(machine: Machine, name: str, more: list[str]) -> dict[str, list[float]]:
@@ -244,22 +241,20 @@ def losses_here(machine: Machine, name: str, more: list[str]) -> dict[str, list[
     return losses_in(out)
 
 
-def start(machine: Machine, name: str, processes: int, strategy: str, more: list[str]) -> subprocess.Popen:
+def start(machine: Machine, name: str, processes: int, strategy: str) -> subprocess.Popen:
     """`minivar train` as a user starts it."""
     words = ["-m", "minivar.cli", "train", "--preset", "folder-smoke", "--device", machine.device.type]
     words += ["--data", str(machine.pictures), "--out", str(machine.folder / name), "--strategy", strategy]
-    words += [word for setting in settings_of(machine, more) for word in ("--set", setting)]
+    words += [word for setting in settings_of(machine, []) for word in ("--set", setting)]
     if processes > 1:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words]
     return subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def command_losses(
-    machine: Machine, name: str, processes: int, strategy: str, more: list[str] | None = None
-) -> dict[str, list[float]]:
-    """The losses of a small run by the command line; an error if it fails."""
-    code = start(machine, name, processes, strategy, more or []).wait()
-    if code:
+def command_losses(machine: Machine, name: str, processes: int, strategy: str) -> dict[str, list[float]]:
+    """The losses of a small run by the command line, if there is none of the name; an error if it fails."""
+    finished = (machine.folder / name / "var.safetensors").is_file()
+    if not finished and (code := start(machine, name, processes, strategy).wait()):
         raise RuntimeError(f"minivar train ended with {code} on {processes} processes with {strategy}")
     return losses_in(machine.folder / name)
 

@@ -146,21 +146,21 @@ def ablation(rows, title: str) -> Figure:
     """Settings along x, each measured once or more often; rows of panels (title, x, {name: values}, labels, top).
 
     ``values`` has, for each entry of ``x``, a list of measurements (empty: not measured): each is a dot, and a line
-    joins their means. A name with "plain" or "paper" in it has its own colour. ``labels`` are those of the axes;
+    joins their means. A name with "plain", "paper" or "near zero" in it has its own colour. ``labels`` are those of the axes;
     ``top`` is the upper end of y, None: automatic.
     """
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(10, 2.9 * len(rows) + 0.4), squeeze=False)
     for row, panels in zip(axes, rows, strict=True):
         for ax, (name, x, series, (x_label, y_label), top) in zip(row, panels, strict=True):
             for label, values in series.items():
-                style = 2 if "paper" in label else int("plain" in label)
+                style = next((i for i, word in enumerate(("plain", "paper", "near zero"), 1) if word in label), 0)
                 places = [j for j, found in enumerate(values) if found]
                 if not places:
                     continue
                 means = [float(np.mean(values[j])) for j in places]
-                ax.plot(places, means, color=COLOURS[style], lw=1.4, ls=("-", ":", "--")[style])
+                ax.plot(places, means, color=COLOURS[style], lw=1.4, ls=("-", ":", "--", "-.")[style])
                 dots = [(j, value) for j in places for value in values[j]]
-                ax.plot(*zip(*dots), "os^"[style], color=COLOURS[style], ms=5, label=label)  # noqa: B905
+                ax.plot(*zip(*dots), "os^D"[style], color=COLOURS[style], ms=5, label=label)  # noqa: B905
             ax.set_xticks(range(len(x)), [str(v) for v in x])
             highest = max(v for values in series.values() for found in values for v in found)
             ax.set(xlabel=x_label, ylabel=y_label, ylim=(0, top or 1.12 * highest), xlim=(-0.4, len(x) - 0.6))
