@@ -7,7 +7,7 @@ drawn. The small case and the full case are the same code with other numbers:
 preset           what it is                                hardware, time          result
 ================ ========================================= ======================= ================================
 digits-smoke     the default of chapter 06                 2 CPU cores, 2 minutes  accuracy .98, Frechet ratio 6
-digits           what ``make run`` trains                  2 CPU cores, 10 minutes accuracy .992, Frechet ratio 2.2
+digits           what ``make run`` trains                  2 CPU cores, 18 minutes accuracy .986, Frechet ratio 1.9
 digits-long      shipped in ``data/checkpoints/digits``    1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
 emoji            shipped in ``data/checkpoints/emoji``     2 CPU cores, 1.8 hours  scores.json beside it
 folder-smoke     every step of chapter 13, in miniature    2 CPU cores, 1 minute   nothing to look at
