@@ -28,6 +28,11 @@ def losses(out: Path) -> list[float]:
     return [entry["loss"] for entry in log_of(out)]
 
 
+def gradient_norms(out: Path) -> list[float]:
+    """Which tell sums from averages: to Adam a gradient twice as large is the same gradient."""
+    return [entry["grad_norm"] for entry in log_of(out)]
+
+
 def heldout_losses(out: Path) -> list[float]:
     return [entry["validation_loss"] for entry in log_of(out) if "validation_loss" in entry]
 
@@ -64,6 +69,7 @@ def test_two_ranks_do_what_one_does(alone, together, strategy):
     one, two = alone / "plain", together / f"plain-{strategy}"
     assert len(losses(one)) == 6
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert gradient_norms(two) == pytest.approx(gradient_norms(one), rel=1e-4)
     assert len(heldout_losses(one)) == 3
     assert heldout_losses(two) == pytest.approx(heldout_losses(one), rel=1e-5)
     assert (two / "var.png").is_file() == (strategy == "ddp")  # shards draw no pictures
@@ -76,6 +82,7 @@ def test_two_ranks_do_what_one_does(alone, together, strategy):
 def test_accumulated_parts_do_what_the_whole_batch_does(alone, together, strategy):
     for out in (alone / "accumulated", together / f"accumulated-{strategy}"):
         assert losses(out) == pytest.approx(losses(alone / "plain"), rel=1e-5)
+        assert gradient_norms(out) == pytest.approx(gradient_norms(alone / "plain"), rel=1e-4)
 
 
 def test_as_many_parts_as_the_ranks_of_the_moment_need(alone, tmp_path):
@@ -105,6 +112,7 @@ def test_averaged_and_best_weights_are_the_same_sharded_or_not(alone, together, 
 def test_compilation_recomputation_and_averaging_go_together(alone, together, strategy):
     for out in (alone / "compiled", together / f"compiled-{strategy}"):
         assert losses(out) == pytest.approx(losses(alone / "plain"), rel=1e-4)
+        assert gradient_norms(out) == pytest.approx(gradient_norms(alone / "plain"), rel=1e-3)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
