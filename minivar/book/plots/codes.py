@@ -146,8 +146,8 @@ def ablation(rows, title: str) -> Figure:
     """Settings along x, each measured once or more often; rows of panels (title, x, {name: values}, labels, top).
 
     ``values`` has, for each entry of ``x``, a list of measurements (empty: not measured): each is a dot, and a line
-    joins their means. A name with "plain", "paper" or "near zero" in it has its own colour. ``labels`` are those of the axes;
-    ``top`` is the upper end of y, None: automatic.
+    joins their means. A name with "plain", "paper" or "near zero" in it has its own colour. ``labels`` are those of
+    the axes; ``top`` is the upper end of y, None: automatic.
     """
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(10, 2.9 * len(rows) + 0.4), squeeze=False)
     for row, panels in zip(axes, rows, strict=True):
