@@ -27,8 +27,9 @@ AT_LEAST = 0.2  # seconds of a round: shorter calls are repeated within it
 PRODUCT, COPY = "matrix product", "copy"  # the yardsticks among the functions that are timed
 SIDES = {"cpu": (2048, 2**26), "cuda": (8192, 2**28), "quick": (128, 2**16)}  # of the product; numbers of the copy
 
-# The fused attention of CPUs is unknown to torch's counter.
-ATTENTION = {
+# What is unknown to torch's counter: a product added in place, and the fused attention of CPUs.
+UNKNOWN = {
+    torch.ops.aten.addmm_: lambda added, a, b, *_, **__: 2 * a[0] * a[1] * b[1],
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
@@ -73,7 +74,7 @@ def count(function: Callable[[], object]) -> tuple[Work, object]:
                 moved += sum(x.numel() * x.element_size() for x in tensors)
             return out
 
-    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=UNKNOWN)
     with Bytes(), counter:
         returned = function()
     return Work(counter.get_total_flops(), moved), returned

@@ -58,6 +58,8 @@ class OldPackage:
                 importlib.import_module(f"{NAME}.{module}") for module in ("sampler", "tasks", "data", "train")
             )
             self.own: ModuleType = importlib.import_module(f"{NAME}.checkpoints.own")
+        except ImportError as error:
+            raise ValueError(f"the package at {COMMIT} cannot be imported here ({error})") from error
         finally:
             sys.path.remove(str(folder))
 

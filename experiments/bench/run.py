@@ -41,16 +41,13 @@ class Setting(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """0; 1 where the reference and minivar differ; 2 for a device or a name that is not there."""
     args = parse(arguments)
-    chosen = [w for w in workloads() if (args.full or not w.full) or args.only]
-    if args.only:
-        chosen = [w for w in chosen if w.name.startswith(tuple(args.only))]
     if args.list:
         print("\n".join(f"{w.name:20} {w.about}{' (--full)' if w.full else ''}" for w in workloads()))
         return 0
     try:
-        device = find_device(args.device)
-        if not chosen:
-            raise ValueError(f"No workload's name begins with {' or '.join(args.only)}: --list names them.")
+        device, chosen = find_device(args.device), choose(args.only, args.full)
+        if args.threads is not None and args.threads < 1:
+            raise ValueError(f"PyTorch needs at least 1 thread; got {args.threads}.")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -83,6 +80,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="name the workloads")
     return parser.parse_args(arguments)
+
+
+def choose(only: list[str] | None, full: bool) -> list[Workload]:
+    """The workloads whose names begin with one of ``only``; the largest where ``full`` or named in full."""
+    only = only or [""]
+    chosen = [w for w in workloads() if w.name.startswith(tuple(only)) and (full or not w.full or w.name in only)]
+    if not chosen:
+        raise ValueError(f"No workload's name begins with {' or '.join(only)}: --list names them.")
+    return chosen
 
 
 def write(found: dict, out: Path | None) -> None:

@@ -49,7 +49,7 @@ class Built(NamedTuple):
     """The sides of a workload, ready to be called."""
 
     functions: dict[str, Callable[[], Outputs]]
-    changes: list[nn.Parameter] = []  # what a call leaves other than it found it
+    changes: tuple[nn.Parameter, ...] = ()  # what a call leaves other than it found it
 
 
 def workloads() -> list[Workload]:
@@ -78,15 +78,15 @@ def build(workload: Workload, device: torch.device, quick: bool = False, old: Ol
     """The sides of a workload on ``device``, the old package's where it is given; ``quick``: in miniature."""
     count = workload.images(quick)
     with_model = workload.kind not in ("encode", "decode")
-    stuff = load_stuff(workload.family, device, quick, count, with_model)
+    material = load_material(workload.family, device, quick, count, with_model)
     if workload.kind in ("sample", "raster-cached", "raster-uncached"):
         options = {} if workload.kind == "sample" else {"use_cache": workload.kind == "raster-cached"}
-        return build_sampling(stuff, count, old, **options)
+        return build_sampling(material, count, old, **options)
     if workload.kind == "encode":
-        return build_encoding(stuff, old)
+        return build_encoding(material, old)
     if workload.kind == "decode":
-        return build_decoding(stuff, old)
-    return build_training(stuff, old, from_tokens=workload.kind == "train-tokens")
+        return build_decoding(material, old)
+    return build_training(material, old, from_tokens=workload.kind == "train-tokens")
 
 
 def one_side(workload: Workload, side: str, device: torch.device, quick: bool) -> Callable[[], Outputs]:
@@ -97,7 +97,7 @@ def one_side(workload: Workload, side: str, device: torch.device, quick: bool) -
 # The sides ----------------------------------------------------------------------------------------------------------
 
 
-class Stuff(NamedTuple):
+class Material(NamedTuple):
     """What a workload works with, on its device."""
 
     tokenizer: VQVAE
@@ -108,10 +108,10 @@ class Stuff(NamedTuple):
     device: torch.device
 
 
-def build_sampling(stuff: Stuff, count: int, old: OldPackage | None, **options) -> Built:
+def build_sampling(material: Material, count: int, old: OldPackage | None, **options) -> Built:
     """From labels to images, either order."""
-    model, tokenizer, device = stuff.model, stuff.tokenizer, stuff.device
-    settings = {**stuff.settings, **options}
+    model, tokenizer, device = material.model, material.tokenizer, material.device
+    settings = {**material.settings, **options}
     labels_B = torch.arange(count, device=device) % model.config.num_classes
     plain = (ReferenceVAR if isinstance(model, models.VAR) else ReferenceGPT)(model)
     plain_tokenizer = ReferenceTokenizer(tokenizer)
@@ -132,29 +132,29 @@ def build_sampling(stuff: Stuff, count: int, old: OldPackage | None, **options) 
     return Built(functions)
 
 
-def build_encoding(stuff: Stuff, old: OldPackage | None) -> Built:
+def build_encoding(material: Material, old: OldPackage | None) -> Built:
     """From images to tokens."""
-    images = stuff.images.batch(slice(None))[0].to(stuff.device)
-    sides = tokenizers(stuff, old)
+    images = material.images.batch(slice(None))[0].to(material.device)
+    sides = tokenizers(material, old)
     return Built({name: lambda t=t: {"tokens": torch.cat(t.encode(images), dim=1)} for name, t in sides.items()})
 
 
-def build_decoding(stuff: Stuff, old: OldPackage | None) -> Built:
+def build_decoding(material: Material, old: OldPackage | None) -> Built:
     """From tokens to images."""
-    sides = tokenizers(stuff, old)
-    config = stuff.tokenizer.config
+    sides = tokenizers(material, old)
+    config = material.tokenizer.config
     draw = torch.Generator().manual_seed(0)
     tokens = [
-        torch.randint(config.codebook_size, (len(stuff.images), n), generator=draw).to(stuff.device)
+        torch.randint(config.codebook_size, (len(material.images), n), generator=draw).to(material.device)
         for n in config.schedule.counts
     ]
     return Built({name: lambda t=t: {"images": t.decode(tokens)} for name, t in sides.items()})
 
 
-def tokenizers(stuff: Stuff, old: OldPackage | None) -> dict:
+def tokenizers(material: Material, old: OldPackage | None) -> dict:
     """The tokenizer of each side."""
-    sides = {MINIVAR: stuff.tokenizer, REFERENCE: ReferenceTokenizer(stuff.tokenizer)}
-    return {**sides, OLD: old.model(stuff.tokenizer)} if old else sides
+    sides = {MINIVAR: material.tokenizer, REFERENCE: ReferenceTokenizer(material.tokenizer)}
+    return {**sides, OLD: old.model(material.tokenizer)} if old else sides
 
 
 class Encoded(data.ImageSet):
@@ -181,17 +181,17 @@ class Encoded(data.ImageSet):
         return self.images.batch(index, epoch)
 
 
-def build_training(stuff: Stuff, old: OldPackage | None, from_tokens: bool) -> Built:
+def build_training(material: Material, old: OldPackage | None, from_tokens: bool) -> Built:
     """A step of the transformer, always the first one of a run: the loop's own, and what the others make of it."""
-    model, tokenizer, device, images = stuff.model, stuff.tokenizer, stuff.device, stuff.images
+    model, tokenizer, device, images = material.model, material.tokenizer, material.device, material.images
     source = images if from_tokens else Encoded(images)
     task = training.VARTask(model, tokenizer, source, device)
     with tempfile.TemporaryDirectory() as folder:  # the run looks whether it could write there, and never does
-        run = loop.Run(task, stuff.train, Path(folder), {}, Ranks(device))
+        run = loop.Run(task, material.train, Path(folder), {}, Ranks(device))
     model.train()
     order_B = run.batches.whole(0)
-    pixels, labels_B = (x.to(device) for x in images.batch(order_B))
-    tokens_BL = torch.cat(tokenizer.encode(pixels), dim=1)
+    given, labels_B = task.tokens.batch(order_B, 0) if from_tokens else images.batch(order_B)
+    given, labels_B = given.to(device), labels_B.to(device)
     rate, decay = learning_rate(0, run.steps, run.config), weight_decay(0, run.steps, run.config)
     recipe = {"lr": rate, "betas": run.config.betas, "weight_decay": decay, "clip": run.config.clip}
     plain = ReferenceTraining(ReferenceVAR(model), ReferenceTokenizer(tokenizer), **recipe)
@@ -205,20 +205,19 @@ def build_training(stuff: Stuff, old: OldPackage | None, from_tokens: bool) -> B
         return {"loss": loss, "gradient norm": norm}
 
     plain_step = plain.step_from_tokens if from_tokens else plain.step_from_pixels
-    given = tokens_BL if from_tokens else pixels
     functions = {MINIVAR: step, REFERENCE: lambda: learned(*plain_step(given, labels_B))}
     if old:
         old_images = old.data.ArraySet(images.images, images.labels, images.class_names) if from_tokens else source
         old_task = old.tasks.VARTask(old.model(model), old.model(tokenizer), old_images, device)
         old_step = old.training_step(old_task, recipe, order_B, device)
         functions[OLD] = lambda: learned(*old_step())
-    return Built(functions, list(model.parameters()))
+    return Built(functions, tuple(model.parameters()))
 
 
 # What they work with ------------------------------------------------------------------------------------------------
 
 
-def load_stuff(family: str, device: torch.device, quick: bool, count: int, with_model: bool) -> Stuff:
+def load_material(family: str, device: torch.device, quick: bool, count: int, with_model: bool) -> Material:
     """Tokenizer, transformer (unless told) and ``count`` images of a family."""
     preset = presets.get({"d16": "var-d16", "digits": "digits-long"}.get(family, family))
     settings = dataclasses.asdict(preset.sampling) | ({"cfg": 1.5} if family == "duel-llamagen" else {})
@@ -235,7 +234,7 @@ def load_stuff(family: str, device: torch.device, quick: bool, count: int, with_
         images = data.ArraySet(heldout.images[:count], heldout.labels[:count], heldout.class_names)
     alone = {"batch_size": count, "accumulate": 1, "images_at_a_time": None, "epochs": 1000, "precision": "float32"}
     train = dataclasses.replace(preset.model_train, **alone)
-    return Stuff(tokenizer.to(device), model.to(device) if with_model else None, images, settings, train, device)
+    return Material(tokenizer.to(device), model.to(device) if with_model else None, images, settings, train, device)
 
 
 @torch.no_grad()
