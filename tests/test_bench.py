@@ -67,7 +67,7 @@ def test_logits_and_samples_of_the_reference_are_those_of_the_transformer(varian
     plain, plain_tokenizer = ReferenceVAR(model), ReferenceTokenizer(tokenizer)
     inputs = torch.randn(4, 20, 4, generator=seeded())
     assert same(model(LABELS, inputs), plain.forward(LABELS, inputs))
-    for settings in ((0.0, 0, 0.0), (1.5, 9, 0.0), (3.0, 12, 0.8)):
+    for settings in ((0.0, 0, 0.0), (1.5, 9, 0.0), (3.0, 12, 0.8), (1.0, 0, 1e-9)):
         images, tokens = sample(model, tokenizer, LABELS, *settings, generator=seeded())
         plain_images, plain_tokens = plain.sample(plain_tokenizer, LABELS, *settings, generator=seeded())
         assert torch.equal(tokens, plain_tokens) and same(images, plain_images)
@@ -124,7 +124,11 @@ def old_package(tmp_path_factory):
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("workload", workloads.workloads(), ids=lambda workload: workload.name)
+# In miniature, digits and emoji are the same.
+DIFFERENT = [w for w in workloads.workloads() if w.family != "emoji" and w.count < 64 or w.kind.endswith("code")]
+
+
+@pytest.mark.parametrize("workload", DIFFERENT, ids=lambda workload: workload.name)
 def test_every_workload_has_sides_that_agree(workload, old_package):
     called = run.compare(workloads.build(workload, CPU, True, old_package), lambda: None)
     assert list(called) == [workloads.MINIVAR, workloads.REFERENCE, workloads.OLD]
@@ -223,7 +227,7 @@ def test_functions_are_timed_in_turn():
     calls = []
     functions = {name: functools.partial(calls.append, name) for name in "ab"}
     timed = interleave(functions, 3, {"a": 1, "b": 2}, lambda: None)
-    assert calls == ["a", "b", "b"] * 3
+    assert "".join(calls) == "abb" + "bba" + "abb"
     assert [len(seconds) for seconds in timed.seconds.values()] == [3, 3]
 
 

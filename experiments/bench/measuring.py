@@ -1,6 +1,6 @@
 """How things are timed: in turn, beside yardsticks, and with an eye on what else the machine is doing.
 
-The functions to be compared are called one after the other, again and again (A, B, C, A, B, C, ...), so that a
+The functions to be compared are called one after the other, again and again (A, B, C, then B, C, A, ...), so that a
 machine that slows down slows all of them. A matrix product and a copy are timed in the same rounds: what the machine
 can do at that time. Whether it was quiet is judged from how far the rounds lie apart and from what other processes
 took of the processors.
@@ -112,12 +112,14 @@ class Rounds(NamedTuple):
 def interleave(functions: Mapping[str, Callable], rounds: int, calls: Mapping[str, int], wait: Callable) -> Rounds:
     """Time all ``functions`` in turn, ``rounds`` times over, each ``calls`` times in a round.
 
-    ``wait`` returns when the device has done what it was given.
+    Every round begins with the next of them, since whoever follows a copy finds the caches empty. ``wait`` returns
+    when the device has done what it was given.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     before, begun = processor_seconds(), time.perf_counter()
-    for _ in range(rounds):
-        for name, function in functions.items():
+    for first in range(rounds):
+        for i in range(len(functions)):
+            name, function = list(functions.items())[(first + i) % len(functions)]
             wait()
             started = time.perf_counter()
             for _ in range(calls[name]):
