@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-elsewhere mutants gpu-check lab format clean
+.PHONY: help run test test-elsewhere bench mutants gpu-check lab format clean
 
 RUN := runs/digits
 PY := .venv/bin/python
@@ -50,6 +50,9 @@ test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would,
 		$(ELSEWHERE) OMP_WAIT_POLICY=passive MINIVAR_TEST_THREADS=$$threads $(PY) -m pytest -q -n $(WORKERS) \
 			-m "not slow and not distributed" $(NUMERICAL:%=tests/test_%.py) || exit 1; \
 	done
+
+bench: $(STAMP)  ## time sampling, coding and training against a plain reference (half an hour on two quiet cores)
+	$(PY) -m experiments.bench
 
 mutants: $(STAMP)  ## make small faults in the numerical core, one at a time, and count how many a test notices (an hour)
 	$(PY) experiments/mutants.py

@@ -1,0 +1,197 @@
+"""How things are timed: in turn, beside yardsticks, and with an eye on what else the machine is doing.
+
+The functions to be compared are called one after the other, again and again (A, B, C, then B, C, A, ...), so that a
+machine that slows down slows all of them. A matrix product and a copy are timed in the same rounds: what the machine
+can do at that time. Whether it was quiet is judged from how far the rounds lie apart and from what other processes
+took of the processors.
+"""
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+SPREAD = 0.10  # of the median: between the quartiles of the rounds, at most
+OTHERS = 0.05  # of all cores: taken by other processes, at most
+AT_LEAST = 0.2  # seconds of a round: shorter calls are repeated within it
+PRODUCT, COPY = "matrix product", "copy"  # the yardsticks among the functions that are timed
+SIDES = {"cpu": (2048, 2**26), "cuda": (8192, 2**28), "quick": (128, 2**16)}  # of the product; numbers of the copy
+
+# What is unknown to torch's counter: a product added in place, and the fused attention of CPUs.
+UNKNOWN = {
+    torch.ops.aten.addmm_: lambda added, a, b, *_, **__: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+    ),
+}
+
+
+class Yardsticks(NamedTuple):
+    """A large product of float32 matrices, and a copy of numbers too many for any cache."""
+
+    functions: dict[str, Callable[[], object]]
+    flop: float  # of the product
+    bytes: float  # of the copy, read and written
+
+    @classmethod
+    def on(cls, device: torch.device, quick: bool = False) -> "Yardsticks":
+        """Yardsticks of a size that suits the device."""
+        side, numbers = SIDES["quick" if quick else device.type]
+        a, b, product = (torch.ones(side, side, device=device) for _ in range(3))
+        source, target = (torch.ones(numbers, device=device) for _ in range(2))
+        functions = {PRODUCT: lambda: torch.mm(a, b, out=product), COPY: lambda: target.copy_(source)}
+        return cls(functions, 2.0 * side**3, 8.0 * numbers)
+
+
+class Work(NamedTuple):
+    """What one call computes."""
+
+    flop: int  # of matrix products, convolutions and attention (masked positions included), multiply and add as two
+    bytes: int  # that these read and write, each operand and result once: weights and activations; nothing else
+
+
+def count(function: Callable[[], object]) -> tuple[Work, object]:
+    """The work of one call, and what it returned."""
+    moved = 0
+
+    class Bytes(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            nonlocal moved
+            out = operation(*args, **(kwargs or {}))
+            if operation.overloadpacket in counter.flop_registry:
+                tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+                moved += sum(x.numel() * x.element_size() for x in tensors)
+            return out
+
+    counter = FlopCounterMode(display=False, custom_mapping=UNKNOWN)
+    with Bytes(), counter:
+        returned = function()
+    return Work(counter.get_total_flops(), moved), returned
+
+
+class Rounds(NamedTuple):
+    """Seconds of one call of each function, round by round, and what other processes did meanwhile."""
+
+    seconds: dict[str, list[float]]
+    others: float | None  # processor time of others as a share of all cores; None where nobody counts it
+
+    def median(self, name: str) -> float:
+        """The usual seconds of a call."""
+        return float(np.median(self.seconds[name]))
+
+    def spread(self, name: str) -> float:
+        """Between the quartiles, relative to the median."""
+        low, high = np.quantile(self.seconds[name], (0.25, 0.75))
+        return float(high - low) / self.median(name)
+
+    def ratio(self, name: str, to: str) -> float:
+        """The median over the rounds of what ``name`` took, divided by what ``to`` took in the same round."""
+        return float(np.median(np.divide(self.seconds[name], self.seconds[to])))
+
+    def busy(self, names: tuple[str, ...] | None = None) -> str | None:
+        """Why nothing may be concluded from these rounds, in half a sentence; None if the machine was quiet."""
+        if self.others is not None and self.others > OTHERS:
+            return f"other processes took {self.others:.0%} of the processors (limit: {OTHERS:.0%})"
+        for name in names or self.seconds:
+            if not self.spread(name) <= SPREAD:
+                return f"the rounds of {name} lie {self.spread(name):.0%} apart (limit: {SPREAD:.0%})"
+        return None
+
+
+def interleave(functions: Mapping[str, Callable], rounds: int, calls: Mapping[str, int], wait: Callable) -> Rounds:
+    """Time all ``functions`` in turn, ``rounds`` times over, each ``calls`` times in a round.
+
+    Every round begins with the next of them, since whoever follows a copy finds the caches empty. ``wait`` returns
+    when the device has done what it was given.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    before, begun = processor_seconds(), time.perf_counter()
+    for first in range(rounds):
+        for i in range(len(functions)):
+            name, function = list(functions.items())[(first + i) % len(functions)]
+            wait()
+            started = time.perf_counter()
+            for _ in range(calls[name]):
+                function()
+            wait()
+            seconds[name].append((time.perf_counter() - started) / calls[name])
+    return Rounds(seconds, share_of_others(before, processor_seconds(), time.perf_counter() - begun))
+
+
+def calls_a_round(function: Callable, wait: Callable) -> int:
+    """How many calls make a round long enough to be timed; the function has been warmed up."""
+    wait()
+    started = time.perf_counter()
+    function()
+    wait()
+    return max(1, math.ceil(AT_LEAST / (time.perf_counter() - started)))
+
+
+class Processors(NamedTuple):
+    """Processor seconds since some moment long ago."""
+
+    all: float  # of every process, of the kernel, and taken by other machines on the same processors
+    own: float  # of this process
+
+
+def processor_seconds() -> Processors | None:
+    """From /proc/stat; None where there is none."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _, _, interrupts, soft_interrupts, stolen = map(int, fields)
+    ticks = user + nice + system + interrupts + soft_interrupts + stolen
+    own = os.times()
+    return Processors(ticks / os.sysconf("SC_CLK_TCK"), own.user + own.system)
+
+
+def share_of_others(before: Processors | None, after: Processors | None, seconds: float) -> float | None:
+    """What others took of all cores; two ticks of a hundredth a core are within what cannot be known."""
+    if before is None or after is None:
+        return None
+    cores = os.cpu_count() or 1
+    taken = (after.all - before.all) - (after.own - before.own) - 0.02 * cores
+    return max(0.0, taken) / (seconds * cores)
+
+
+def waiting(device: torch.device) -> Callable[[], None]:
+    """What waits for the device; a CPU is done when a call returns."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """What the numbers depend on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": [round(x, 2) for x in os.getloadavg()],
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def processor_name() -> str:
+    """As the kernel calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
