@@ -167,7 +167,7 @@ def ablation(rows, title: str) -> Figure:
             ax.set_title(name, fontsize=9)
             ax.grid(alpha=0.3)
             if len(series) > 1:
-                ax.legend(fontsize=7)
+                ax.legend(fontsize=7, framealpha=0.5)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     return figure
