@@ -52,12 +52,16 @@ def test_the_loss_is_the_cross_entropy_of_every_token_given_those_before():
     loss, stats = task.loss(index, torch.device("cpu"))
     images, labels = blobs().batch(index)
     tokens = tokenizer.encode(images)[0]
-    per_token = []
+    per_token, hits = [], []
     for i in range(16):  # one prefix at a time, without teacher forcing
         logits = model(labels, tokens[:, :i])[:, -1]
         per_token.append(F.cross_entropy(logits, tokens[:, i], reduction="none"))
-    expected = torch.stack(per_token, dim=1)
+        hits.append(logits.gather(1, tokens[:, i, None])[:, 0] == logits.amax(1))
+    expected, hits = torch.stack(per_token, dim=1), torch.stack(hits, dim=1).float()
     torch.testing.assert_close(loss, expected.mean(), rtol=1e-4, atol=1e-5)
+    assert 0 < hits.mean() < 1
+    torch.testing.assert_close(stats["accuracy"], hits.mean())
+    torch.testing.assert_close(stats["row_accuracies"], hits.view(6, 4, 4).mean((0, 2)))
     torch.testing.assert_close(stats["row_losses"], expected.view(6, 4, 4).mean((0, 2)), rtol=1e-4, atol=1e-5)
 
 
