@@ -327,7 +327,7 @@ def test_results_of_the_scripts_are_whole():
     """Every combination that the chapters show is there, once."""
     folder = data.DATA_ROOT / "results"
     codes = json.loads((folder / "codes.json").read_text())["rows"]
-    assert len({(row["dim"], row["size"], row["l2_norm"], row["seed"]) for row in codes}) == len(codes) == 20
+    assert len({(row["dim"], row["size"], row["kind"], row["seed"]) for row in codes}) == len(codes) == 22
     runs = json.loads((folder / "head_to_head.json").read_text())["runs"]
     keys = {(row["model"], row["protocol"], row["seed"], row["guidance"]) for row in runs}
     assert len(keys) == len(runs)
