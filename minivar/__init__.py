@@ -10,6 +10,7 @@ imports from those above it only:
 scales        the scale schedule: which grids the token pyramid has; everything rests on it
 checks        what a configuration may hold
 precision     where numbers must stay in float32
+allocation    memory that a process keeps
 files         atomic writes, checksums, tensors on disk
 distributed   which process am I, and what do the others have
 data          images and labels in: digits, emoji, folders, shards, views, batches

@@ -17,7 +17,7 @@ from experiments.bench.measuring import share_of_others as others
 from experiments.bench.reference import ReferenceGPT, ReferenceTokenizer, ReferenceVAR
 from experiments.bench.reference import var as reference_var
 from minivar.models import GPT, VAR, GPTConfig
-from minivar.sampling import sample, sample_raster
+from minivar.sampling import packing, sample, sample_raster
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE
 
@@ -239,6 +239,9 @@ def test_work_is_that_of_products_convolutions_and_attention():
     work, out = count(lambda: F.linear(x, w).relu())
     assert out.shape == (2, 4)
     assert work == (2 * 2 * 3 * 4, 4 * (2 * 3 + 4 * 3 + 2 * 4))
+    if packing.works():
+        linear = packing.PackedLinear(w, None)
+        assert count(lambda: linear(x))[0].flop == 2 * 2 * 3 * 4
     assert count(lambda: torch.ones(2, 4).addmm_(x, w.T))[0].flop == 2 * 2 * 3 * 4
     image, kernel = torch.ones(1, 3, 8, 8), torch.ones(5, 3, 3, 3)
     assert count(lambda: F.conv2d(image, kernel, padding=1))[0].flop == 2 * 64 * 27 * 5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import SCHEDULE, var_config, wake
 
-from minivar.models import VAR
+from minivar.models import GPT, VAR, GPTConfig
 from minivar.sampling import (
     draw_tokens,
     edit,
@@ -14,7 +14,10 @@ from minivar.sampling import (
     guide,
     gumbel_codes,
     masks_per_scale,
+    packed,
+    packing,
     sample,
+    sample_raster,
     sample_scales,
 )
 from minivar.scales import ScaleSchedule
@@ -109,7 +112,87 @@ def test_guidance_ramps_from_nothing_to_cfg(model, tokenizer, monkeypatch):
 
     monkeypatch.setattr("minivar.sampling.next_scale.guide", recorded)
     sample(model, tokenizer, LABELS, cfg=3.0, generator=seeded())
-    assert strengths == [0.0, 1.5, 3.0]
+    assert strengths == [1.5, 3.0]  # none at the first scale, where the unconditional logits are not even computed
+
+
+@pytest.mark.parametrize("cfg", [0.0, 2.0])
+def test_what_guidance_does_not_need_is_not_computed(model, tokenizer, monkeypatch, cfg):
+    rows = {"embed": [], "logits": []}
+
+    def counted(name):
+        whole = getattr(model, name)
+
+        def call(*args):
+            out = whole(*args)
+            rows[name].append(len(out))
+            return out
+
+        monkeypatch.setattr(model, name, call)
+
+    counted("embed")
+    counted("logits")
+    sample(model, tokenizer, LABELS, cfg=cfg, generator=seeded())
+    assert rows == (
+        {"embed": [4, 4, 4], "logits": [4, 4, 4]} if cfg == 0 else {"embed": [8, 8, 8], "logits": [4, 8, 8]}
+    )
+
+
+def test_the_modulation_is_computed_once_an_image(model, tokenizer, monkeypatch):
+    called = []
+    for block in model.blocks:
+        whole = block.modulation
+        monkeypatch.setattr(block, "modulation", lambda cond, whole=whole: called.append(1) or whole(cond))
+    sample(model, tokenizer, LABELS, generator=seeded())
+    assert len(called) == len(model.blocks)
+
+
+# Packed weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr(packing, "LARGE", 1)
+
+
+@pytest.mark.parametrize("variant", [{}, {"shared_adaln": True}, {"l2_norm_attention": False}], ids=str)
+def test_packed_models_draw_the_same(tokenizer, everything_is_large, variant):
+    model = wake(VAR(var_config(**variant)))
+    options = {"cfg": 2.0, "top_k": 12, "top_p": 0.95}
+    plain = sample(model, tokenizer, LABELS, **options, generator=seeded())
+    fast = sample(packed(model), packed(tokenizer), LABELS, **options, generator=seeded())
+    assert torch.equal(fast.tokens, plain.tokens)
+    assert torch.allclose(fast.images, plain.images, atol=1e-4)
+
+
+@pytest.mark.parametrize("style", ["llama", "gpt2"])
+def test_packed_raster_models_draw_the_same(everything_is_large, style):
+    model = wake(GPT(GPTConfig(2, 32, 2, num_classes=5, codebook_size=16, grid=(4, 4), style=style)))
+    plain, fast = (sample_raster(m, None, LABELS, cfg=2.0, generator=seeded()) for m in (model, packed(model)))
+    assert torch.equal(fast.tokens, plain.tokens)
+    assert len(plain.tokens.unique()) > 4
+
+
+def test_packing_replaces_every_large_matrix_and_leaves_the_model_as_it_was(everything_is_large):
+    model = wake(VAR(var_config()))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = packed(model)
+    if not packing.works():
+        pytest.skip("this torch has no oneDNN")
+    assert not [name for name, module in fast.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert fast.position_1LD is model.position_1LD
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_small_matrices_are_left_alone():
+    fast = packed(wake(VAR(var_config())))
+    assert not [name for name, module in fast.named_modules() if isinstance(module, packing.PackedLinear)]
+
+
+def test_what_cannot_be_packed_comes_back_as_it_is(monkeypatch):
+    model = VAR(var_config())
+    assert packed(model.double()) is model
+    monkeypatch.setattr(packing, "works", lambda: False)
+    assert packed(model.float()) is model
 
 
 def test_without_guidance_images_are_those_of_the_conditional_model_alone(model, tokenizer):

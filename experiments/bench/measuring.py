@@ -27,7 +27,8 @@ AT_LEAST = 0.2  # seconds of a round: shorter calls are repeated within it
 PRODUCT, COPY = "matrix product", "copy"  # the yardsticks among the functions that are timed
 SIDES = {"cpu": (2048, 2**26), "cuda": (8192, 2**28), "quick": (128, 2**16)}  # of the product; numbers of the copy
 
-# What is unknown to torch's counter: a product added in place, and the fused attention of CPUs.
+# What is unknown to torch's counter: a product added in place, the fused attention of CPUs, and products with packed
+# weights, whose shape is that of the weights before they were packed.
 UNKNOWN = {
     torch.ops.aten.addmm_: lambda added, a, b, *_, **__: 2 * a[0] * a[1] * b[1],
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -35,6 +36,8 @@ UNKNOWN = {
         lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
     ),
 }
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    UNKNOWN[torch.ops.mkldnn._linear_pointwise] = lambda x, w, *_, **__: 2 * math.prod(x) * w[0]
 
 
 class Yardsticks(NamedTuple):

@@ -122,8 +122,9 @@ def build_sampling(material: Material, count: int, old: OldPackage | None, **opt
     def drawn(images: Tensor, tokens: Tensor) -> Outputs:
         return {"tokens": tokens, "images": images}
 
+    ours, our_tokenizer = sampling.packed(model), sampling.packed(tokenizer)
     functions = {
-        MINIVAR: lambda: drawn(*sampling.generate(model, tokenizer, labels_B, seeded(), **settings)),
+        MINIVAR: lambda: drawn(*sampling.generate(ours, our_tokenizer, labels_B, seeded(), **settings)),
         REFERENCE: lambda: drawn(*plain.sample(plain_tokenizer, labels_B, generator=seeded(), **settings)),
     }
     if old:
@@ -153,7 +154,7 @@ def build_decoding(material: Material, old: OldPackage | None) -> Built:
 
 def tokenizers(material: Material, old: OldPackage | None) -> dict:
     """The tokenizer of each side."""
-    sides = {MINIVAR: material.tokenizer, REFERENCE: ReferenceTokenizer(material.tokenizer)}
+    sides = {MINIVAR: sampling.packed(material.tokenizer), REFERENCE: ReferenceTokenizer(material.tokenizer)}
     return {**sides, OLD: old.model(material.tokenizer)} if old else sides
 
 

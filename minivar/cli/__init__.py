@@ -10,6 +10,7 @@ import sys
 
 import torch
 
+from minivar.allocation import keep_memory
 from minivar.cli import complexity, info, plan, reconstruct, report, sample, tokenize, train
 from minivar.training.interruption import EXIT_CODE, Interrupted
 
@@ -42,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    if argv is None:  # the process is ours
+        keep_memory()
     args = build_parser().parse_args(argv)
     try:
         args.function(args)

@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
     labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
     generator = torch.Generator(device).manual_seed(args.seed)
     tokenizer, model = tokenizer.to(device), model.to(device)
+    if args.precision == "float32":
+        tokenizer, model = sampling.packed(tokenizer), sampling.packed(model)
     started = time.time()
     parts = []
     with numbers:

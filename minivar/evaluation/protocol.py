@@ -24,7 +24,7 @@ from minivar.evaluation.results import ProtocolError
 from minivar.files import weights_fingerprint, write_atomically
 from minivar.models import GPT, VAR
 from minivar.precision import computing
-from minivar.sampling import generate, images_at_once
+from minivar.sampling import generate, images_at_once, packed
 from minivar.tokenizer import VQVAE
 
 
@@ -74,6 +74,8 @@ def write_samples(
         folder.mkdir(parents=True, exist_ok=True)
     ranks.wait()
     device = next(model.parameters()).device
+    if precision == "float32":
+        tokenizer, model = packed(tokenizer), packed(model)
     labels_N = torch.arange(count) * classes // count  # class by class
     parts = labels_N.split(batch)
     files = [folder / f"{number:06d}.npy" for number in range(len(parts))]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 def modulate(x_BlD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
     """LN(x) * (1 + scale) + shift, the layer norm without parameters of its own (eps 1e-6)."""
-    return F.layer_norm(x_BlD, x_BlD.shape[-1:], eps=1e-6) * (1 + scale_B1D) + shift_B1D
+    return torch.addcmul(shift_B1D, F.layer_norm(x_BlD, x_BlD.shape[-1:], eps=1e-6), 1 + scale_B1D)
 
 
 def drop_path(x_BlD: Tensor, rate: float, training: bool) -> Tensor:

@@ -85,15 +85,24 @@ class Attention(nn.Module):
         else:
             self.softmax_scale = 0.25 / math.sqrt(width // self.heads)
 
+    def project(self, x_BlD: Tensor) -> Tensor:
+        """Queries, keys and values side by side: (B, l, D) -> (B, l, 3 D)."""
+        if self.qkv.bias is not None:  # packed for sampling, with its bias (sampling/packing.py)
+            return self.qkv(x_BlD)
+        return F.linear(x_BlD, self.qkv.weight, self.qkv_bias())
+
+    def qkv_bias(self) -> Tensor:
+        """(3 D,): none for the keys."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
     def forward(self, x_BlD: Tensor, mask_ll: Tensor | None, cache=None, record: list | None = None) -> Tensor:
         """``cache.append(k, v)`` must return all keys and values so far; ``record`` collects attention weights."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x_BlD, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))  # (B, l, 3, H, E)
-        q_BHlE, k_BHlE, v_BHlE = qkv.permute(2, 0, 3, 1, 4)
+        qkv = self.project(x_BlD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, l, E)
+        q_BHlE, k_BHlE, v_BHlE = qkv
         if self.l2_norm:
             # q_hat . k_hat is a cosine in [-1, 1]; exp(min(s, log 100)) is its learned inverse temperature
-            q_BHlE = F.normalize(q_BHlE, dim=-1) * self.log_scale_1H11.clamp_max(self.MAX_LOG_SCALE).exp()
-            k_BHlE = F.normalize(k_BHlE, dim=-1)
+            q_BHlE, k_BHlE = F.normalize(qkv[:2], dim=-1)
+            q_BHlE = q_BHlE * self.log_scale_1H11.clamp_max(self.MAX_LOG_SCALE).exp()
         # autocast normalises in float32: back to 16 bits before the cache, which is what fills the memory
         q_BHlE, k_BHlE = q_BHlE.to(v_BHlE.dtype), k_BHlE.to(v_BHlE.dtype)
         if cache is not None:
@@ -131,12 +140,20 @@ class Block(nn.Module):
             return (cond + self.ada_table_116D).unbind(2)
         return self.ada(F.silu(cond)).unflatten(-1, (1, 6, -1)).unbind(2)
 
-    def forward(self, x_BlD: Tensor, cond: Tensor, mask_ll: Tensor | None, cache=None, record=None) -> Tensor:
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = self.modulation(cond)
+    def forward(
+        self, x_BlD: Tensor, cond: Tensor, mask_ll: Tensor | None, cache=None, record=None, six=None
+    ) -> Tensor:
+        """``six``: the modulation of ``cond``, from a caller who has it already: the sampler, once an image."""
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = self.modulation(cond) if six is None else six
         attn = self.attn(modulate(x_BlD, scale1, shift1), mask_ll, cache, record)
-        x_BlD = x_BlD + drop_path(attn * gamma1, self.drop_path_rate, self.training)
-        mlp = self.mlp(modulate(x_BlD, scale2, shift2))
-        return x_BlD + drop_path(mlp * gamma2, self.drop_path_rate, self.training)
+        x_BlD = self.residual(x_BlD, attn, gamma1)
+        return self.residual(x_BlD, self.mlp(modulate(x_BlD, scale2, shift2)), gamma2)
+
+    def residual(self, x_BlD: Tensor, branch_BlD: Tensor, gamma_B1D: Tensor) -> Tensor:
+        """x + gamma * branch, the branch dropped for some samples in training."""
+        if self.training and self.drop_path_rate > 0:
+            return x_BlD + drop_path(branch_BlD * gamma_B1D, self.drop_path_rate, self.training)
+        return torch.addcmul(x_BlD, branch_BlD, gamma_B1D)
 
 
 class VAR(nn.Module):

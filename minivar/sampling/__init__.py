@@ -7,6 +7,7 @@ from minivar.sampling.filters import filter_descending, filter_logits, guide
 from minivar.sampling.generation import generate
 from minivar.sampling.kv_cache import KVCache, cache_bytes, images_at_once
 from minivar.sampling.next_scale import ScaleState, check_sampling, sample, sample_scales
+from minivar.sampling.packing import packed
 from minivar.sampling.raster import sample_raster
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "gumbel_codes",
     "masks_per_scale",
     "images_at_once",
+    "packed",
     "sample",
     "sample_raster",
     "sample_scales",

@@ -47,8 +47,11 @@ def sample_scales(
     """
     check_sampling(model, labels, cfg, top_k, top_p)
     schedule, batch = model.schedule, labels.shape[0]
-    null_B = torch.full_like(labels, model.config.num_classes)
-    cond_2BD, cond_blocks = model.condition(torch.cat([labels, null_B]))
+    guided = cfg > 0
+    if guided:  # the null class needs a pass of its own, which costs as much again
+        labels = torch.cat([labels, torch.full_like(labels, model.config.num_classes)])
+    cond_2BD, cond_blocks = model.condition(labels)
+    sixes = [block.modulation(cond_blocks) for block in model.blocks]  # AdaLN: once an image, not once a scale
     caches = [KVCache(schedule.num_tokens) if use_cache else None for _ in model.blocks]
     f_hat_BChw = torch.zeros(
         batch, model.config.code_dim, *schedule.final_grid, dtype=cond_2BD.dtype, device=labels.device
@@ -59,11 +62,14 @@ def sample_scales(
         if not use_cache:
             end = x_2BlD.shape[1]
             mask = schedule.block_causal_mask(labels.device)[:end, :end]
-        for block, cache in zip(model.blocks, caches, strict=True):
-            hidden = block(hidden, cond_blocks, mask, cache)
+        for block, cache, six in zip(model.blocks, caches, sixes, strict=True):
+            hidden = block(hidden, cond_blocks, mask, cache, six=six)
         ratio = k / max(schedule.num_scales - 1, 1)  # 0 at the first scale, 1 at the last
-        logits_2BlV = model.logits(hidden[:, -schedule.counts[k] :], cond_2BD)
-        logits_BlV = filter_logits(guide(logits_2BlV, cfg * ratio), top_k, top_p)
+        rows = 2 * batch if guided and ratio > 0 else batch  # unguided, the unconditional head is not asked
+        logits_BlV = model.logits(hidden[:rows, -schedule.counts[k] :], cond_2BD[:rows])
+        if rows > batch:
+            logits_BlV = guide(logits_BlV, cfg * ratio)
+        logits_BlV = filter_logits(logits_BlV, top_k, top_p)
         tokens_Bl = draw_tokens(logits_BlV, generator)
         codes_BlC = quantizer.lookup(tokens_Bl)
         if smooth:
@@ -74,7 +80,7 @@ def sample_scales(
         yield ScaleState(k, tokens_Bl, f_hat_BChw)
         if k + 1 < schedule.num_scales:
             inputs_BlC = quantizer.at_scale(f_hat_BChw, k + 1)
-            next_2BlD = model.embed(k + 1, cond_2BD, inputs_BlC.repeat(2, 1, 1))
+            next_2BlD = model.embed(k + 1, cond_2BD, inputs_BlC.repeat(1 + guided, 1, 1))
             x_2BlD = next_2BlD if use_cache else torch.cat([x_2BlD, next_2BlD], dim=1)
 
 
