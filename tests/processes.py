@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOAD = ["torch._dynamo", "torch.distributed.fsdp", "minivar.cli", "matplotlib.pyplot"]
+PRELOAD = ["torch._dynamo", "torch.distributed.fsdp", "minivar.cli", "minivar.book.plots", "torchvision"]
 
 
 def start(function: Callable, *arguments: object, said: Path, cwd: Path | None = None, **environment) -> BaseProcess:

@@ -21,6 +21,7 @@ from minivar.sampling import (
     sample_scales,
 )
 from minivar.scales import ScaleSchedule
+from minivar.tokenizer.nets import Upsample
 
 LABELS = torch.tensor([0, 3, 4, 5])
 
@@ -162,6 +163,14 @@ def test_packed_models_draw_the_same(tokenizer, everything_is_large, variant):
     fast = sample(packed(model), packed(tokenizer), LABELS, **options, generator=seeded())
     assert torch.equal(fast.tokens, plain.tokens)
     assert torch.allclose(fast.images, plain.images, atol=1e-4)
+
+
+def test_packed_upsampling_is_nearest_neighbours_and_a_convolution():
+    plain = wake(Upsample(5))
+    x = torch.randn(2, 5, 3, 4, generator=seeded())
+    found = packing.PackedUpsample(plain.conv)(x)
+    assert found.shape == (2, 5, 6, 8)
+    assert torch.allclose(found, plain(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("style", ["llama", "gpt2"])

@@ -84,8 +84,8 @@ def model_flops(steps: Sequence[Step], config: GPTConfig | VARConfig) -> int:
     else:
         per_query = 8 * D * D + 4 * D * round(config.mlp_ratio * D)
         word_embed = 2 * config.code_dim * D * (drawn - steps[0].drawn)
-        adaln = 12 * D * D * (1 if config.shared_adaln else config.depth * len(steps))
-        extra = word_embed + adaln + 4 * D * D * len(steps)  # the head's own AdaLN
+        adaln = 12 * D * D * (1 if config.shared_adaln else config.depth)  # once an image
+        extra = word_embed + adaln + 4 * D * D * len(steps)  # the head's own AdaLN, at every step
     return attention_flops(steps, config) + config.depth * per_query * queries + 2 * D * V * drawn + extra
 
 
@@ -149,8 +149,10 @@ def small_var(n: int, width: int = 64, depth: int = 2) -> VAR:
     return VAR(VARConfig(schedule=doubling(n), **shape)).eval()
 
 
-def sampling(order: str, n: int) -> tuple[Callable[[], object], GPTConfig | VARConfig, list[Step]]:
-    """Sampling one guided image, two sequences, in one of the ``ORDERS``: the call, the config and its steps.
+def sampling(
+    order: str, n: int, guided: bool = True
+) -> tuple[Callable[[], object], GPTConfig | VARConfig, list[Step]]:
+    """Sampling one image in one of the ``ORDERS``: the call, the config and its steps. ``guided``: two sequences.
 
     Under ``with torch.device("meta")`` the call computes shapes only, which is all that counting needs.
     """
@@ -161,11 +163,13 @@ def sampling(order: str, n: int) -> tuple[Callable[[], object], GPTConfig | VARC
     if order.startswith("raster"):
         gpt = small_gpt(n)
         steps = raster_steps(n * n, cache, gpt.config.prefix)
-        return lambda: sample_raster(gpt, None, label, cfg=1.5, use_cache=cache), gpt.config, steps
+        strength = 1.5 if guided else 1.0
+        return lambda: sample_raster(gpt, None, label, cfg=strength, use_cache=cache), gpt.config, steps
     var = small_var(n)
     quantizer = MultiScaleQuantizer(var.schedule, var.config.codebook_size, var.config.code_dim)
     steps = next_scale_steps(var.schedule, cache)
-    return lambda: list(sample_scales(var, quantizer, label, use_cache=cache)), var.config, steps
+    strength = 1.5 if guided else 0.0
+    return lambda: list(sample_scales(var, quantizer, label, cfg=strength, use_cache=cache)), var.config, steps
 
 
 def time_call(function: Callable[[], object], at_least: float = 0.2) -> float:
@@ -235,8 +239,7 @@ def measure(order: str, n: int, count: bool = True, timing: bool = True) -> dict
     }
     if count:
         with torch.device("meta"):
-            on_meta = sampling(order, n)[0]
-            row["counted"] = {what: flops // 2 for what, flops in count_flops(on_meta).items()}  # two sequences
+            row["counted"] = count_flops(sampling(order, n, guided=False)[0])
     if timing:
         row["seconds"] = {"attention": time_call(attention_alone(steps)), "model": time_call(call)}
     return row

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from minivar import checkpoints, data
-from minivar.book import plots
 from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
 from minivar.distributed import find_device
 from minivar.precision import computing
@@ -43,5 +42,7 @@ def run(args: argparse.Namespace) -> None:
     rebuilt = torch.cat(parts)
     error = (rebuilt - images).square().mean().item()
     rows = torch.stack([images, rebuilt], 1).flatten(0, 1)  # each image beside its reconstruction
+    from minivar.book import plots  # here, because matplotlib takes a second
+
     plots.save_images((rows + 1) / 2, out, columns=10)
     print(f"{len(images)} images, each followed by its reconstruction, mean squared error {error:.4f}: {args.out}")

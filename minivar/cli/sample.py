@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from minivar import checkpoints, sampling
-from minivar.book import plots
 from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
 from minivar.distributed import find_device, join_ranks
 from minivar.evaluation import write_samples
@@ -85,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
         for part in labels.split(args.batch_size or sampling.images_at_once(model.config, args.precision)):
             drawn = sampling.generate(model, tokenizer, part.to(device), generator, **settings)
             parts.append(drawn.images.float().cpu())
+    from minivar.book import plots  # here, because matplotlib takes a second
+
     images = torch.cat(parts)
     plots.save_images(images, out, columns=len(classes) if len(classes) > 1 else 10)
     if npz:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as TF
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -201,6 +200,8 @@ class PictureSet(ImageSet):
         raise DataError(f"None of the {len(self)} images in {self.where} can be read.")
 
     def _cut(self, picture: Image.Image, number: int, views: tuple[int, ...]) -> list[Image.Image]:
+        import torchvision.transforms.functional as TF  # here: it brings torch's compiler along, which takes seconds
+
         size = self.image_shape[-1]
         if self.crop == "ten":
             crops = TF.ten_crop(central_square(picture, int(self.resize * size)), size)
@@ -219,13 +220,13 @@ class PictureSet(ImageSet):
     def _cut_window(self, picture: Image.Image, drawn: list[int]) -> Image.Image:
         size = self.image_shape[-1]
         top, left = (n % (side - size + 1) for n, side in zip(drawn, (picture.height, picture.width)))
-        return TF.crop(picture, top, left, size, size)
+        return picture.crop((left, top, left + size, top + size))
 
     def _zoom(self, picture: Image.Image, number: int, view: int) -> Image.Image:
         size, (*place, zoom, mirrored) = self.image_shape[-1], self._drawn(number, view, 4)
         short_side = size + zoom % (math.ceil(self.resize * size) - size + 1)  # every size is as likely
         window = self._cut_window(short_side_to(picture, short_side), place)
-        return TF.hflip(window) if mirrored % 2 else window
+        return ImageOps.mirror(window) if mirrored % 2 else window
 
 
 def write_unreadable(data: Dataset, out: Path, ranks: Ranks, say: bool = False) -> None:

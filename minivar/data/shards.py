@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torchvision.transforms.functional as TF
 from torch import Tensor
 
 from minivar.data.arrays import ArraySet
@@ -335,6 +334,8 @@ def _encoded(source: FolderSet | ArraySet, i: int) -> tuple[str, bytes]:
             return path.suffix[1:].lower(), path.read_bytes()
         except OSError as error:
             raise DataError(f"Cannot read the image {path}: expected a file, got {error}.") from error
+    from torchvision.transforms.functional import to_pil_image  # here, because it takes seconds
+
     with io.BytesIO() as file:
-        TF.to_pil_image(source.images[i]).save(file, "PNG")
+        to_pil_image(source.images[i]).save(file, "PNG")
         return "png", file.getvalue()

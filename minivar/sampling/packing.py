@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minivar.models.layers import MLP
 from minivar.models.var import Attention
+from minivar.tokenizer.nets import Upsample
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,6 +37,32 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.after)
 
 
+class PackedUpsample(nn.Module):
+    """``Upsample``, nearest neighbour and then a 3x3 convolution, as four of 2x2 on the small grid.
+
+    Of the nine pixels under the kernel at most four differ, so that weights of equal pixels can be added beforehand:
+    4 / 9 of the arithmetic. Which are equal depends on whether row and column of the large grid are even or odd.
+    """
+
+    SUMS = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # (even or odd, of 2 pixels, 3 weights)
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        weight = torch.einsum("yur,xvc,oirc->yxoiuv", self.SUMS, self.SUMS, conv.weight.detach()).flatten(0, 2)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = conv.bias.detach().repeat(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, rows, columns = x.shape
+        four = F.conv2d(x, self.weight, self.bias, padding=1).unflatten(1, (2, 2, -1))  # (B, 2, 2, C, h + 1, w + 1)
+        out = torch.empty(
+            (batch, four.shape[3], 2 * rows, 2 * columns), dtype=x.dtype, memory_format=torch.channels_last
+        )
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            out[:, :, i::2, j::2] = four[:, i, j, :, i : i + rows, j : j + columns]
+        return out
+
+
 def packed(model: Model) -> Model:
     """The transformer or tokenizer with its weights in the order of this machine, for drawing in float32 on a CPU.
 
@@ -53,6 +80,8 @@ def _pack(module: nn.Module) -> nn.Module:
     """Replace what can be packed, from the leaves upwards."""
     if isinstance(module, nn.Linear) and module.weight.numel() >= LARGE:
         return PackedLinear(module.weight, module.bias)
+    if isinstance(module, Upsample):
+        return PackedUpsample(module.conv)
     if isinstance(module, nn.Conv2d):  # channels innermost: oneDNN's blocks are made of them
         module.weight = nn.Parameter(module.weight.detach().contiguous(memory_format=torch.channels_last))
         return module

@@ -9,6 +9,7 @@ Explained in ``notebooks/04_token_pyramid.ipynb``; source: VQGAN (arXiv 2012.098
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,6 +62,11 @@ def _norm(channels: int, config: NetConfig) -> nn.GroupNorm:
     return nn.GroupNorm(config.groups, channels, eps=1e-6)
 
 
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x); written over x, a norm's output, which nothing but a gradient would ask for again."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on the skip where channels change."""
 
@@ -73,8 +79,8 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
         return self.skip(x) + h
 
 
@@ -172,7 +178,7 @@ class Encoder(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(images, self.patch))
         for level in self.levels:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+        return self.conv_out(silu(self.norm_out(self.middle(h))))
 
 
 class Decoder(nn.Module):
@@ -206,4 +212,4 @@ class Decoder(nn.Module):
         h = self.middle(self.conv_in(z))
         for level in self.levels:
             h = level(h)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
+        return F.pixel_shuffle(self.conv_out(silu(self.norm_out(h))), self.patch)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from minivar.distributed import mean_over_ranks
@@ -81,6 +80,8 @@ class Watch:
         """Write pictures (rows, columns, 1 or 3, height, width) in [0, 1] as one grid; None: there are none."""
         if pictures is None or self.log_path is None:
             return
+        from torchvision.utils import make_grid, save_image  # here, because it takes seconds
+
         grid = make_grid(pictures.flatten(0, 1), nrow=pictures.shape[1], padding=1, pad_value=0.5)
         path = self.log_path.with_name(f"{self.name}.png")
         write_atomically(path, lambda temporary: save_image(grid, temporary, format="png"))

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.utils import save_image
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 
@@ -19,6 +18,8 @@ def scale_colour(k: int) -> str:
 
 def save_images(images: Tensor, path: Path | str, columns: int = 10) -> None:
     """Write (N, 1 or 3, H, W) in [0, 1] as one PNG, row by row."""
+    from torchvision.utils import save_image  # here, because it takes seconds
+
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_image(images, path, nrow=columns, padding=1, pad_value=0.5)
 
