@@ -183,6 +183,7 @@ def test_more_images_than_one_batch_holds_are_all_drawn(capsys, pair, tmp_path):
     assert len(arrays["images"]) == len(arrays["labels"]) == 105
     assert arrays["labels"][:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
     tokenizer, model, header = checkpoints.load_pair(pair)
+    tokenizer, model = sampling.packed(tokenizer), sampling.packed(model)
     generator, labels = torch.Generator().manual_seed(3), torch.arange(105) % 10
     first, rest = (
         sampling.sample(model, tokenizer, part, generator=generator, **header["sampling"]).images.squeeze(1).numpy()

@@ -48,7 +48,7 @@ class PackedUpsample(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        weight = torch.einsum("yur,xvc,oirc->yxoiuv", self.SUMS, self.SUMS, conv.weight.detach()).flatten(0, 2)
+        weight = torch.einsum("apr,bqc,oirc->aboipq", self.SUMS, self.SUMS, conv.weight.detach()).flatten(0, 2)
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.bias = conv.bias.detach().repeat(4)
 
