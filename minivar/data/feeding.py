@@ -155,7 +155,7 @@ def loader(dataset, requests: Requests, workers: int, device: torch.device) -> t
     """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload([__name__])  # once, and not in every worker
+    context.set_forkserver_preload([__name__, "torchvision"])  # once, and not in every worker
     return torch_data.DataLoader(
         Reader(dataset),
         sampler=requests,

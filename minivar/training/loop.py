@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._functorch.config
 
 from minivar import checkpoints
 from minivar.data import Feed, default_workers, view_of
