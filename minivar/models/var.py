@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minivar.checks import check
+from minivar.models.block_causal import Mask, attend, training_mask
 from minivar.models.layers import MLP, drop_path, modulate
 from minivar.precision import full_precision
 from minivar.scales import VAR_256, ScaleSchedule
@@ -95,8 +96,9 @@ class Attention(nn.Module):
         """(3 D,): none for the keys."""
         return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
 
-    def forward(self, x_BlD: Tensor, mask_ll: Tensor | None, cache=None, record: list | None = None) -> Tensor:
-        """``cache.append(k, v)`` must return all keys and values so far; ``record`` collects attention weights."""
+    def forward(self, x_BlD: Tensor, mask: Mask, cache=None, record: list | None = None) -> Tensor:
+        """``cache.append(k, v)`` must return all keys and values so far; ``record`` collects attention weights, for
+        which ``mask`` must be a tensor or None."""
         qkv = self.project(x_BlD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, l, E)
         q_BHlE, k_BHlE, v_BHlE = qkv
         if self.l2_norm:
@@ -109,10 +111,10 @@ class Attention(nn.Module):
             k_BHlE, v_BHlE = cache.append(k_BHlE, v_BHlE)
         if record is not None:
             scores = q_BHlE @ k_BHlE.transpose(-2, -1) * self.softmax_scale
-            if mask_ll is not None:
-                scores = scores.masked_fill(~mask_ll, -math.inf)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -math.inf)
             record.append(scores.softmax(-1).detach())
-        out_BHlE = F.scaled_dot_product_attention(q_BHlE, k_BHlE, v_BHlE, attn_mask=mask_ll, scale=self.softmax_scale)
+        out_BHlE = attend(q_BHlE, k_BHlE, v_BHlE, mask, self.softmax_scale)
         return self.proj(out_BHlE.transpose(1, 2).flatten(2))
 
 
@@ -140,12 +142,10 @@ class Block(nn.Module):
             return (cond + self.ada_table_116D).unbind(2)
         return self.ada(F.silu(cond)).unflatten(-1, (1, 6, -1)).unbind(2)
 
-    def forward(
-        self, x_BlD: Tensor, cond: Tensor, mask_ll: Tensor | None, cache=None, record=None, six=None
-    ) -> Tensor:
+    def forward(self, x_BlD: Tensor, cond: Tensor, mask: Mask, cache=None, record=None, six=None) -> Tensor:
         """``six``: the modulation of ``cond``, from a caller who has it already: the sampler, once an image."""
         gamma1, gamma2, scale1, scale2, shift1, shift2 = self.modulation(cond) if six is None else six
-        attn = self.attn(modulate(x_BlD, scale1, shift1), mask_ll, cache, record)
+        attn = self.attn(modulate(x_BlD, scale1, shift1), mask, cache, record)
         x_BlD = self.residual(x_BlD, attn, gamma1)
         return self.residual(x_BlD, self.mlp(modulate(x_BlD, scale2, shift2)), gamma2)
 
@@ -242,7 +242,8 @@ class VAR(nn.Module):
         cond_BD, cond_blocks = self.condition(self.drop_labels(labels))
         parts = [None, *inputs.split(self.schedule.counts[1:], dim=1)]
         x_BLD = torch.cat([self.embed(k, cond_BD, part) for k, part in enumerate(parts)], dim=1)
-        mask_LL = self.schedule.block_causal_mask(x_BLD.device)
+        choose = training_mask if record is None else ScaleSchedule.block_causal_mask
+        mask = choose(self.schedule, x_BLD.device)
         for block in self.blocks:
-            x_BLD = block(x_BLD, cond_blocks, mask_LL, None, record)
+            x_BLD = block(x_BLD, cond_blocks, mask, None, record)
         return self.logits(x_BLD, cond_BD)
