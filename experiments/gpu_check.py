@@ -217,7 +217,29 @@ def planned_sampling(machine: Machine) -> list[Row]:
     return [drawn, Row(f"{machine.preset}: drawing in {precision}", speed, "-", "recorded")]
 
 
-CHECKS = (precisions, compiled, several_processes, stopped_and_resumed, planned_training, planned_sampling)
+def orders_of_convolutions(machine: Machine) -> list[Row]:
+    """Forward and backward through the preset's tokenizer, weights channels last (``convolution_order``) or not."""
+    preset, precision = presets.get(machine.preset), "bf16" if machine.device.type == "cuda" else "float32"
+    images = noise(preset, 8).batch(slice(None))[0].to(machine.device)
+    losses, seconds = [], []
+    for order in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        tokenizer = VQVAE(preset.tokenizer).to(machine.device, memory_format=order)
+
+        def step(tokenizer: VQVAE = tokenizer) -> float:
+            with autocast(machine.device, precision):
+                loss = tokenizer(images).reconstruction.float().square().mean()
+            loss.backward()
+            return loss.item()
+
+        losses.append(step())
+        seconds.append(timed(machine, step))
+    row = agree("tokenizer, channels last", losses[1:], losses[:1], 0.05)
+    return [row, Row("its speed, channels last", f"{seconds[0] / seconds[1]:.2f} x", "above 1", "recorded")]
+
+
+CHECKS = (precisions, compiled, several_processes, stopped_and_resumed)
+CHECKS += (planned_training, planned_sampling, orders_of_convolutions)
 
 
 # Helpers ------------------------------------------------------------------------------------------------------------

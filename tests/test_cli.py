@@ -116,12 +116,13 @@ def test_info_of_the_published_model_gives_the_published_numbers(capsys):
 def test_info_counts_the_floating_point_operations_of_the_matrices(capsys):
     shown = figures(run(capsys, "info", "--preset", "var-d16"))
     depth, width, tokens, codes, code_dim = 16, 1024, 680, 4096, 32
-    attention = 2 * tokens * width * 4 * width + 2 * 2 * tokens * tokens * width
+    pairs = int(presets.get("var-d16").model.schedule.block_causal_mask().sum())  # the masked ones are not computed
+    attention = 2 * tokens * width * 4 * width + 2 * 2 * pairs * width
     mlp = 2 * tokens * width * 8 * width
     adaln = 2 * width * 6 * width
     ends = 2 * (tokens - 1) * code_dim * width + 2 * width * 2 * width + 2 * tokens * width * codes
     expected = depth * (attention + mlp + adaln) + ends
-    assert int(shown["FLOPs of one teacher-forced pass"].replace(",", "")) == pytest.approx(expected, rel=0.01)
+    assert int(shown["FLOPs of one teacher-forced pass"].replace(",", "")) == pytest.approx(expected, rel=0.002)
 
 
 def test_info_of_a_checkpoint_describes_what_is_in_it(capsys, pair):

@@ -47,6 +47,12 @@ def on_the_gpu(make, *args, **options):
     return module.to_empty(device=DEVICE)
 
 
+@pytest.fixture(autouse=True)
+def _orders_of_convolutions_as_they_come(monkeypatch):
+    """Fake tensors cannot be laid out anew: ``module.to`` fails for them."""
+    monkeypatch.setattr("minivar.training.tasks.convolution_order", lambda device: torch.preserve_format)
+
+
 def task_of(kind: str):
     """A task on the fake GPU, without validation."""
     data = DATA

@@ -23,6 +23,7 @@ def test_the_check_runs_from_start_to_end_and_reports(tmp_path):
     compared = {what for what, verdict in verdicts.items() if verdict == "ok"}
     assert compared == {
         *("tokenizer compiled", "var compiled", "stopped by SIGTERM", "tokenizer resumed", "var resumed"),
+        "tokenizer, channels last",
         *(f"{phase}, {strategy} x 2" for phase in ("tokenizer", "var") for strategy in ("ddp", "fsdp")),
     }
     # A CPU trains in float32, and nobody counts its bytes.

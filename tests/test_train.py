@@ -16,6 +16,7 @@ from conftest import Interrupted, Stopping, tokenizer_config, var_config, wake
 from minivar import checkpoints, cli, data, evaluation, files, training
 from minivar.data import ArraySet
 from minivar.models import VAR
+from minivar.precision import convolution_order
 from minivar.presets import get
 from minivar.sampling import SamplingConfig
 from minivar.tokenizer import VQVAE
@@ -47,6 +48,30 @@ def log_of(out, phase: str | None = None) -> list[dict]:
         for e in entries
         if phase in (None, e["phase"])
     ]
+
+
+# Where weights lie ------------------------------------------------------------------------------------------------
+
+
+def test_channels_last_is_for_gpus_and_changes_neither_losses_nor_files(tmp_path, monkeypatch):
+    assert convolution_order("cuda:1") is torch.channels_last
+    assert convolution_order(torch.device("cpu")) is torch.preserve_format
+    preset, logs = tiny_preset(), {}
+    for order in (torch.preserve_format, torch.channels_last):
+        for module in ("stages", "tasks"):
+            monkeypatch.setattr(f"minivar.training.{module}.convolution_order", lambda device, order=order: order)
+        out = tmp_path / str(order)
+        tokenizer = training.train_tokenizer(preset, blobs(), out, progress=False)
+        training.train_model(preset, tokenizer, blobs(), out, progress=False)
+        logs[order] = [entry["loss"] for entry in log_of(out)]
+        weight = tokenizer.encoder.conv_in.weight  # of one input channel: both orders are the same there
+        inner = next(p for p in tokenizer.decoder.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1)
+        assert weight.is_contiguous() and inner.is_contiguous() == (order is torch.preserve_format)
+        loaded, _ = checkpoints.load(out / "tokenizer.safetensors", "VQVAE")
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), tokenizer.parameters(), strict=True))
+    plain, last = logs.values()
+    assert len(plain) == len(last) > 4
+    assert last == pytest.approx(plain, rel=0.02)
 
 
 # Schedules --------------------------------------------------------------------------------------------------------
