@@ -7,6 +7,7 @@ import torch
 from conftest import SCHEDULE, var_config, wake
 
 from minivar.models import GPT, VAR, GPTConfig
+from minivar.sampling.winograd import WinogradConv
 from minivar.sampling import (
     draw_tokens,
     edit,
@@ -153,6 +154,7 @@ def test_the_modulation_is_computed_once_an_image(model, tokenizer, monkeypatch)
 @pytest.fixture
 def everything_is_large(monkeypatch):
     monkeypatch.setattr(packing, "LARGE", 1)
+    monkeypatch.setattr(packing, "WIDE", 1)
 
 
 @pytest.mark.parametrize("variant", [{}, {"shared_adaln": True}, {"l2_norm_attention": False}], ids=str)
@@ -160,7 +162,9 @@ def test_packed_models_draw_the_same(tokenizer, everything_is_large, variant):
     model = wake(VAR(var_config(**variant)))
     options = {"cfg": 2.0, "top_k": 12, "top_p": 0.95}
     plain = sample(model, tokenizer, LABELS, **options, generator=seeded())
-    fast = sample(packed(model), packed(tokenizer), LABELS, **options, generator=seeded())
+    fast_tokenizer = packed(tokenizer)
+    fast = sample(packed(model), fast_tokenizer, LABELS, **options, generator=seeded())
+    assert any(isinstance(module, WinogradConv) for module in fast_tokenizer.modules()) == packing.works()
     assert torch.equal(fast.tokens, plain.tokens)
     assert torch.allclose(fast.images, plain.images, atol=1e-4)
 

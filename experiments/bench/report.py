@@ -12,6 +12,7 @@ product reached in the same rounds. of roofline: the least time for these FLOPs 
 bytes that they read and write (weights and activations, each once) at a copy's, over the time that it took.
 MB: at the peak of the first call, weights not counted. x reference: how many times faster than the reference;
 reference x old: the same of the reference against the package at {COMMIT}.
+All sides keep the memory that they free, as minivar's commands do (allocation.keep_memory), where that is possible.
 busy: where rounds lie more than {SPREAD:.0%} apart, or other processes took more than {OTHERS:.0%} of the cores."""
 
 

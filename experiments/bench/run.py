@@ -20,6 +20,7 @@ import torch
 from experiments.bench import measuring, memory, report
 from experiments.bench.old import COMMIT, OldPackage
 from experiments.bench.workloads import MINIVAR, OLD, REFERENCE, Built, Outputs, Workload, build, one_side, workloads
+from minivar.allocation import keep_memory
 from minivar.data import DATA_ROOT
 from minivar.distributed import find_device
 from minivar.files import write_atomically
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     found = {"machine": measuring.machine(device), "old": COMMIT, "quick": args.quick, "tf32": args.tf32}
+    found["memory_kept"] = keep_memory()  # of all sides: minivar's commands do so, and rounds are steadier
     with tempfile.TemporaryDirectory() as folder:
         try:
             old, no_old = OldPackage(Path(folder)), None

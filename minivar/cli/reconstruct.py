@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from minivar import checkpoints, data
+from minivar import checkpoints, data, sampling
 from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
 from minivar.distributed import find_device
 from minivar.precision import computing, convolution_order
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     dataset = data.load(args.dataset, "heldout", args.data, side, channels)
     out = output(args.out, PICTURES)
     tokenizer = tokenizer.to(device, memory_format=convolution_order(device))
+    if args.precision == "float32":
+        tokenizer = sampling.packed(tokenizer)
     images, _ = dataset.batch(slice(0, args.count))
     parts = []
     for part in images.split(args.batch_size):

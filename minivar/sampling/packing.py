@@ -5,6 +5,7 @@ scale has few tokens, copying a weight matrix takes longer than multiplying with
 from one scale to the next. ``packed`` copies them once. On two AVX2 cores a product of 8 rows with a 1,024 x 3,072
 matrix ran at 36 GFLOP/s before and 95 after, one of 512 rows at 141 and 160; ``make bench`` says what it is worth
 where you are. The functions are oneDNN's, in the form in which ``torch.compile`` calls them on a CPU ("freezing").
+Convolutions get their channels innermost, and the large ones fewer multiplications (``winograd``).
 """
 
 import copy
@@ -16,11 +17,15 @@ from torch import Tensor, nn
 
 from minivar.models.layers import MLP
 from minivar.models.var import Attention
+from minivar.sampling.winograd import WinogradConv
 from minivar.tokenizer.nets import Upsample
 
 Model = TypeVar("Model", bound=nn.Module)
 
 LARGE = 2**17  # numbers in a matrix: packing smaller ones saves less than the longer call costs
+# Channels of a 3x3 convolution: with fewer Winograd's maps cost more than they save. Numbers in its weights, which
+# take four times as much space there: the largest convolutions are those of the smallest grids, and cost little time.
+WIDE, HEAVY = 128, 2**20
 
 
 class PackedLinear(nn.Module):
@@ -82,6 +87,8 @@ def _pack(module: nn.Module) -> nn.Module:
         return PackedLinear(module.weight, module.bias)
     if isinstance(module, Upsample):
         return PackedUpsample(module.conv)
+    if isinstance(module, nn.Conv2d) and suits_winograd(module):
+        return WinogradConv(module)
     if isinstance(module, nn.Conv2d):  # channels innermost: oneDNN's blocks are made of them
         module.weight = nn.Parameter(module.weight.detach().contiguous(memory_format=torch.channels_last))
         return module
@@ -93,6 +100,13 @@ def _pack(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, _pack(child))
     return module
+
+
+def suits_winograd(conv: nn.Conv2d) -> bool:
+    """3x3, every pixel, and large enough for the maps before and after."""
+    shape = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+    same_size = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.bias is not None
+    return same_size and min(conv.in_channels, conv.out_channels) >= WIDE and conv.weight.numel() <= HEAVY
 
 
 def works() -> bool:
