@@ -4,8 +4,8 @@ Freeing a large tensor on Linux gives its pages back to the system, and the next
 cleared at its first touch: the convolutional nets at 256 pixels spend a fifth of their time and more on that. For
 a process that does the same thing again and again, as training and sampling do, ``keep_memory`` switches it off. On
 two AVX2 cores decoding one 256-pixel image by VAR's tokenizer took 3.5 s before and 2.5 s after, encoding one 1.75
-and 1.4 s (medians of five in one process each, one machine, before ``sampling.winograd``); training on digits gained nothing that could be told
-from noise.
+and 1.4 s (medians of five in one process each, one machine, before ``sampling.winograd``); training on digits gained
+nothing that could be told from noise.
 """
 
 import ctypes

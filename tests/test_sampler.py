@@ -7,7 +7,6 @@ import torch
 from conftest import SCHEDULE, var_config, wake
 
 from minivar.models import GPT, VAR, GPTConfig
-from minivar.sampling.winograd import WinogradConv
 from minivar.sampling import (
     draw_tokens,
     edit,
@@ -21,6 +20,7 @@ from minivar.sampling import (
     sample_raster,
     sample_scales,
 )
+from minivar.sampling.winograd import WinogradConv
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer.nets import Upsample
 

@@ -83,8 +83,8 @@ def attend_by_prefix(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, mask: Scale
     keys, values = Prefixes.apply(k_BHLE, *ends), Prefixes.apply(v_BHLE, *ends)
     for i, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
         first = mask.first_ll if i == 0 else None
-        parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=first, scale=scale))
-    return torch.cat(parts, dim=2)
+        parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=first, scale=scale).transpose(1, 2))
+    return torch.cat(parts, dim=1).transpose(1, 2)  # in memory tokens before heads, as what follows wants them
 
 
 class Prefixes(torch.autograd.Function):

@@ -240,8 +240,10 @@ class VAR(nn.Module):
         if tuple(inputs.shape) != expected:
             raise ValueError(f"Expected teacher inputs of shape {expected}; got {tuple(inputs.shape)}.")
         cond_BD, cond_blocks = self.condition(self.drop_labels(labels))
-        parts = [None, *inputs.split(self.schedule.counts[1:], dim=1)]
-        x_BLD = torch.cat([self.embed(k, cond_BD, part) for k, part in enumerate(parts)], dim=1)
+        x_BLD = torch.cat(
+            [cond_BD[:, None] + self.start_1lD, self.word_embed(inputs)], dim=1
+        )  # ``embed`` of all scales
+        x_BLD = x_BLD + (self.level_embed(self.schedule.level_ids(x_BLD.device)) + self.position_1LD)
         choose = training_mask if record is None else ScaleSchedule.block_causal_mask
         mask = choose(self.schedule, x_BLD.device)
         for block in self.blocks:

@@ -19,7 +19,7 @@ BYTES = (
 
 
 def minimal_filtering() -> tuple[Tensor, Tensor, Tensor]:
-    """(A, G, B), float64, (4, 6), (6, 3) and (6, 6): a @ ((G @ g) * (B @ d)) are 4 outputs of filter g on 6 inputs d."""
+    """A (4, 6), G (6, 3), B (6, 6), float64: A @ ((G @ g) * (B @ d)) are 4 outputs of filter g on 6 inputs d."""
     powers = torch.tensor(POINTS, dtype=torch.float64)[:, None] ** torch.arange(TILE)
 
     def at_points(coefficients: int) -> Tensor:

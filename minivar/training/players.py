@@ -26,9 +26,8 @@ class Players:
 
     def __init__(self, networks: dict[str, nn.Module], config: TrainConfig, device: torch.device, fp16: bool) -> None:
         self.networks, self.config, self.device = networks, config, device
-        fused = {"fused": True} if device.type == "cuda" else {}  # all parameters in a few launches
         self.optimizers = {
-            name: torch.optim.AdamW(parameter_groups(network), betas=config.betas, **fused)
+            name: torch.optim.AdamW(parameter_groups(network), betas=config.betas, fused=True)
             for name, network in networks.items()
         }
         self.scaler = torch.amp.GradScaler(device.type, **LOSS_SCALE, enabled=fp16)
