@@ -50,7 +50,7 @@ def on_the_gpu(make, *args, **options):
 @pytest.fixture(autouse=True)
 def _orders_of_convolutions_as_they_come(monkeypatch):
     """Fake tensors cannot be laid out anew: ``module.to`` fails for them."""
-    monkeypatch.setattr("minivar.training.tasks.convolution_order", lambda device: torch.preserve_format)
+    monkeypatch.setattr("minivar.precision.convolution_order", lambda device: torch.preserve_format)
 
 
 def task_of(kind: str):

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 SIDE, TILE = 4, 6  # outputs and inputs of a tile, in each direction
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # and infinity
-BYTES = (
-    2**22
-)  # of the tiles that are worked on together: they pass through several maps, and should stay in the cache
+BYTES = 2**22  # of the tiles that go through the maps together, and should stay in the cache meanwhile
 
 
 def minimal_filtering() -> tuple[Tensor, Tensor, Tensor]:
