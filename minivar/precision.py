@@ -8,13 +8,10 @@ trainers do; under bf16 and fp16 what autocast leaves in float32, such as the he
 
 import warnings
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-Module = TypeVar("Module", bound=nn.Module)
+from torch import Tensor
 
 PRECISIONS = {"float32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # autocast's, if any
 
@@ -34,11 +31,6 @@ def convolution_order(device: torch.device | str) -> torch.memory_format:
     convolutions gain.
     """
     return torch.channels_last if torch.device(device).type == "cuda" else torch.preserve_format
-
-
-def placed(module: Module, device: torch.device | str) -> Module:
-    """``module.to(device)``, its convolutions in ``convolution_order``; by here goes what is put on a device."""
-    return module.to(device, memory_format=convolution_order(device))
 
 
 @contextmanager

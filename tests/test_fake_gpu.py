@@ -48,9 +48,14 @@ def on_the_gpu(make, *args, **options):
 
 
 @pytest.fixture(autouse=True)
-def _orders_of_convolutions_as_they_come(monkeypatch):
-    """Fake tensors cannot be laid out anew: ``module.to`` fails for them."""
-    monkeypatch.setattr("minivar.precision.convolution_order", lambda device: torch.preserve_format)
+def _modules_stay_where_they_are(monkeypatch):
+    """Fake tensors cannot be laid out anew: ``module.to`` with a memory format fails for them."""
+
+    def to(module, device, **_):
+        assert {tensor.device for tensor in module.parameters()} <= {torch.device(device)}
+        return module
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
 
 
 def task_of(kind: str):

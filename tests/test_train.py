@@ -58,7 +58,8 @@ def test_channels_last_is_for_gpus_and_changes_neither_losses_nor_files(tmp_path
     assert convolution_order(torch.device("cpu")) is torch.preserve_format
     preset, logs = tiny_preset(), {}
     for order in (torch.preserve_format, torch.channels_last):
-        monkeypatch.setattr("minivar.precision.convolution_order", lambda device, order=order: order)
+        for module in ("stages", "tasks"):
+            monkeypatch.setattr(f"minivar.training.{module}.convolution_order", lambda device, order=order: order)
         out = tmp_path / str(order)
         tokenizer = training.train_tokenizer(preset, blobs(), out, progress=False)
         training.train_model(preset, tokenizer, blobs(), out, progress=False)

@@ -8,7 +8,7 @@ import torch
 from minivar import checkpoints, data, sampling
 from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
 from minivar.distributed import find_device
-from minivar.precision import computing, placed
+from minivar.precision import computing, convolution_order
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
     channels, side = tokenizer.config.nets.image_channels, (tokenizer.config.image_size or (256, 256))[0]
     dataset = data.load(args.dataset, "heldout", args.data, side, channels)
-    out, tokenizer = output(args.out, PICTURES), placed(tokenizer, device)
+    out = output(args.out, PICTURES)
+    tokenizer = tokenizer.to(device, memory_format=convolution_order(device))
     if args.precision == "float32":
         tokenizer = sampling.packed(tokenizer)
     images, _ = dataset.batch(slice(0, args.count))

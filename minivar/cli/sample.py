@@ -15,7 +15,7 @@ from minivar.distributed import find_device, join_ranks
 from minivar.evaluation import write_samples
 from minivar.files import write_atomically
 from minivar.models import GPT
-from minivar.precision import computing, placed
+from minivar.precision import computing, convolution_order
 
 
 def parse_classes(text: str, num_classes: int) -> list[int]:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
     labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
     generator = torch.Generator(device).manual_seed(args.seed)
-    tokenizer, model = placed(tokenizer, device), placed(model, device)
+    tokenizer, model = tokenizer.to(device, memory_format=convolution_order(device)), model.to(device)
     if args.precision == "float32":
         tokenizer, model = sampling.packed(tokenizer), sampling.packed(model)
     started = time.time()
@@ -111,7 +111,8 @@ def draw_for_evaluator(args: argparse.Namespace) -> None:
         tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
         settings = _settings(args, model, header)
         path = output(args.evaluator, (".npz",))
-        tokenizer, model = placed(tokenizer, ranks.device), placed(model, ranks.device)
+        tokenizer = tokenizer.to(ranks.device, memory_format=convolution_order(ranks.device))
+        model = model.to(ranks.device)
         how = {"seed": args.seed, "progress": ranks.leads, "precision": args.precision, "ranks": ranks}
         write_samples(tokenizer, model, path, args.count, args.batch_size, args.size, **how, **settings)
         if ranks.leads:

@@ -10,7 +10,7 @@ from minivar.data import Dataset, ImageSet
 from minivar.distributed import Ranks
 from minivar.files import State, weights_fingerprint
 from minivar.models import GPT, VAR, build
-from minivar.precision import placed
+from minivar.precision import convolution_order
 from minivar.tokenizer import VQVAE, TokenCache
 from minivar.training.batches import total_steps
 from minivar.training.before import check_config
@@ -36,7 +36,8 @@ def train_tokenizer(
     with the weights of VGG-16, for presets whose loss has a perceptual term. ``workers`` as in ``fit``.
     """
     torch.manual_seed(preset.tokenizer_train.seed)
-    model = placed(VQVAE(preset.tokenizer), ranks.device if ranks else device)
+    device = ranks.device if ranks else device
+    model = VQVAE(preset.tokenizer).to(device, memory_format=convolution_order(device))
     steps = total_steps(len(data), preset.tokenizer_train)
     task = TokenizerTask(
         model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights, validation=validation

@@ -14,7 +14,7 @@ from minivar.data import ArraySet, Dataset, Feed, ImageSet
 from minivar.distributed import copy_from_rank_zero
 from minivar.evaluation.metrics import codebook_usage
 from minivar.models import GPT, VAR
-from minivar.precision import placed
+from minivar.precision import convolution_order
 from minivar.sampling import generate, images_at_once
 from minivar.tokenizer import PIXEL_LOSS, VQVAE, LossConfig, TokenCache, TokenizerLoss, encode
 from minivar.training.task import Stats, Task
@@ -44,7 +44,7 @@ class TokenizerTask(Task):
         self.revive_every = revive_every
         device = next(model.parameters()).device
         objective = TokenizerLoss(loss, model.config.nets.image_channels, steps, backbone_weights)
-        self.objective = placed(objective, device)
+        self.objective = objective.to(device, memory_format=convolution_order(device))
         self.discriminator = self.objective.discriminator
         self.remembers = self.objective if self.discriminator is not None else None
         self.settings = asdict(loss)
@@ -148,7 +148,7 @@ class TokenTask(Task):
     ) -> None:
         self.model = self.run = model
         self.data, self.validation = data, validation
-        self.tokenizer = placed(tokenizer, device).eval().requires_grad_(False)
+        self.tokenizer = tokenizer.to(device, memory_format=convolution_order(device)).eval().requires_grad_(False)
         for source in (data, validation):
             if isinstance(source, TokenCache):
                 source.check(tokenizer, model.config)
