@@ -4,7 +4,8 @@ Sixteen neighbouring outputs of a 3x3 convolution depend on 6 x 6 inputs. Seen a
 be evaluated at six points in each direction, multiplied there point by point, and interpolated: 36 products in place
 of 16 * 9 = 144 for each pair of channels, at the price of two small linear maps, before and after, for each channel
 alone. Its last bits differ from the direct sum's: with the points 0, +-sqrt(1/2), +-sqrt(2) and infinity the error
-is about twice that of the direct convolution, where the customary 0, +-1, +-2 have ten times.
+is about a millionth of the outputs' deviation, half of what the customary 0, +-1, +-2 give, and two to six times
+that of the direct convolution, which sums in more or fewer parts by processor.
 """
 
 import torch
