@@ -197,6 +197,51 @@ def test_more_images_than_one_batch_holds_are_all_drawn(capsys, pair, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "economy"),
+    [
+        (("--guided-scales", 1), {"guided_scales": 1}),
+        (("--scales", 2, "--guided-scales", 2), {"scales": 2, "guided_scales": 2}),
+        (("--kept-tokens", 0.25), {"kept_tokens": 0.25}),
+        (("--sub-steps", 2), {"sub_steps": 2}),
+        (("--refined-from", 1, "--refiner"), {"refined_from": 1}),
+        (("--int8",), {}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_sample_leaves_out_what_it_is_told_to(capsys, pair, tmp_path, options, economy):
+    folder = (pair,) if "--refiner" in options else ()
+    found = drawn(capsys, pair, tmp_path, "--count", 4, "--seed", 1, *options, *folder)["images"]
+    tokenizer, model, header = checkpoints.load_pair(pair)
+    settings = {**header["sampling"], "generator": torch.Generator().manual_seed(1)}
+    eight = "--int8" in options
+    expected = sampling.sample_economically(
+        sampling.eight_bits(model) if eight else sampling.packed(model),
+        sampling.packed(tokenizer),
+        torch.arange(4),
+        sampling.Economy(**economy),
+        sampling.packed(model) if folder else None,
+        **settings,
+    )
+    assert np.array_equal(found, expected.images.squeeze(1).numpy())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--scales", 4), "scales must be at most the model's 3 scales; got 4"),
+        (("--refined-from", 1), "refined_from and a model that refines belong together"),
+        (("--kept-tokens", 0.5, "--sub-steps", 2), "either drawn in parts or in part"),
+        (("--int8", "--smooth"), "--int8 can only draw with a VAR model and without --smooth; got --smooth"),
+        (("--int8", "--precision", "bf16"), "--int8 is for a CPU and --precision float32; got cpu and bf16"),
+        (("--sub-steps", 2, "--evaluator", "x.npz"), "--evaluator draws with all the arithmetic there is"),
+    ],
+    ids=lambda value: "",
+)
+def test_economies_that_do_not_go_together_are_refused(capsys, pair, options, said):
+    assert said in refused(capsys, "sample", "--checkpoint", pair, *options)
+
+
+@pytest.mark.parametrize(
     ("numbers", "expected"), [("float32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 def test_samples_are_drawn_in_the_precision_that_is_asked_for(capsys, pair, tmp_path, monkeypatch, numbers, expected):

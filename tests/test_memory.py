@@ -1,6 +1,7 @@
 """What a step keeps, as traced on a GPU that is not there: against figures by hand, real forwards, and real peaks."""
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from live_bytes import LiveBytes
 from torch import nn
 
 from minivar import presets
-from minivar.analysis import memory
-from minivar.models import GPT, VAR, GPTConfig
+from minivar.analysis import memory, planner
+from minivar.models import GPT, VAR, GPTConfig, build
+from minivar.sampling import KVCache, cache_bytes, filter_logits, guide, sample
+from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE, DiscriminatorConfig, LossConfig, NetConfig, TokenizerLoss
 from minivar.tokenizer.nets import ResBlock
+from minivar.training import TrainConfig
 from minivar.training.recompute import recompute as recompute_activations
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "grid": (4, 4), "codebook_size": 50, "num_classes": 5, "hidden": 64}
@@ -149,3 +153,80 @@ def test_the_published_tokenizers_keep_what_norms_in_float32_keep():
     assert found["llamagen-l-256"] == pytest.approx(1.55, rel=0.03)
     assert found["var-d36-s"] == pytest.approx(7.6, rel=0.03)
     assert found["var-d36-s"] == pytest.approx(4 * found["var-d16"], rel=0.03)
+
+
+WIDER = var_config(depth=4, width=128, heads=4, codebook_size=256, schedule=ScaleSchedule((1, 2, 4, 8)))
+GPT_WIDER = dataclasses.replace(GPT_SMALL, depth=4, width=128, heads=4, grid=(8, 8), hidden=384, codebook_size=256)
+
+
+@pytest.mark.parametrize("images", [2, 16])
+@pytest.mark.parametrize("config", [WIDER, GPT_WIDER], ids=["VAR", "GPT"])
+def test_a_training_step_takes_the_memory_that_is_planned(config, images, monkeypatch):
+    """Within 15 %: weights, gradients, AdamW's averages, activations; in float32, with the mask that a GPU takes."""
+    monkeypatch.setattr("minivar.models.var.training_mask", ScaleSchedule.block_causal_mask)
+    with LiveBytes() as live:
+        model = build(config).train()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        for _ in range(2):
+            memory.transformer_step(model, images, None).backward()
+            optimizer.step()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    state = planner._state(parameters, TrainConfig(epochs=1, batch_size=images), gpus=1, sharded=False)
+    planned = sum(state.values()) + memory.transformer_activations(config, precision=None).of(images)
+    assert live.peak == pytest.approx(planned, rel=0.15)
+
+
+# Drawing -----------------------------------------------------------------------------------------------------------
+
+
+def peak_of_drawing(model: VAR, tokenizer: VQVAE, images: int, device: str) -> int:
+    """Bytes at the worst moment of drawing guided images, weights not counted."""
+    labels = torch.zeros(images, dtype=torch.int64, device=device)
+    unchecked = mock.patch("minivar.sampling.next_scale.check_sampling")  # nobody knows the labels of a fake GPU
+    with unchecked, LiveBytes() as live:
+        sample(model, tokenizer, labels, cfg=1.5, top_k=3, top_p=0.9)
+    return live.peak
+
+
+def peak_of_a_scale(model: VAR, images: int, device: str) -> int:
+    """Bytes that the last scale takes at its worst moment, in a block or in the head, caches not counted."""
+    config, k = model.config, model.schedule.num_scales - 1
+    rows, count = 2 * images, model.schedule.counts[-1]
+    cache = KVCache(model.schedule.num_tokens)
+    heads = (rows, config.heads, model.schedule.bounds[k][0], config.width // config.heads)
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    cache.append(*(torch.zeros(heads, device=device, dtype=dtype) for _ in range(2)))
+    with torch.no_grad(), LiveBytes() as live:
+        cond, blocks = model.condition(torch.zeros(rows, dtype=torch.int64, device=device))
+        x = torch.zeros(rows, count, config.width, device=device)
+        filter_logits(guide(model.logits(model.blocks[0](x, blocks, None, cache), cond), 1.5), 3, 0.9).softmax(-1)
+    return live.peak
+
+
+@pytest.mark.parametrize("name", ["var-d16", "var-d30", "var-d36-s"])
+def test_drawing_holds_weights_caches_and_one_scale(name):
+    """Of the published shapes, in bfloat16 on a GPU that is not there; decoding comes when the caches are gone."""
+    preset, images = presets.get(name), 2
+    with torch.device("meta"):
+        model, tokenizer = VAR(preset.model), VQVAE(preset.tokenizer)
+    with memory.fake_gpu(), torch.autocast("cuda", dtype=torch.bfloat16):
+        model, tokenizer = (
+            module.to_empty(device="cuda").eval().requires_grad_(False) for module in (model, tokenizer)
+        )
+        with mock.patch.object(VQVAE, "decode_features", lambda self, f_hat_BChw: f_hat_BChw):
+            drawing = peak_of_drawing(model, tokenizer, images, "cuda")
+        scale = peak_of_a_scale(model, images, "cuda")
+    caches = images * cache_bytes(preset.model, "bf16")
+    assert caches < drawing < 1.02 * caches + 1.5 * scale  # the half: logits and inputs of the scale before
+
+
+def test_the_count_on_the_gpu_that_is_not_there_is_that_of_a_real_drawing():
+    config, peaks = tokenizer_config(schedule=WIDER.schedule, image_size=32, codebook_size=256), {}
+    model, tokenizer = VAR(WIDER).eval(), VQVAE(config).eval()
+    peaks["real"] = peak_of_drawing(model, tokenizer, 3, "cpu")
+    with torch.device("meta"):
+        model, tokenizer = VAR(WIDER), VQVAE(config)
+    with memory.fake_gpu():
+        model, tokenizer = (module.to_empty(device="cuda").eval() for module in (model, tokenizer))
+        peaks["counted"] = peak_of_drawing(model, tokenizer, 3, "cuda")
+    assert peaks["counted"] == pytest.approx(peaks["real"], rel=0.05)

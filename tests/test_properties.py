@@ -329,6 +329,12 @@ OPTIONS = {
         "device": DEVICES,
         "precision": st.sampled_from(["float32", "bf16", "half"]),
         "batch-size": COUNTS,
+        "guided-scales": COUNTS,
+        "scales": COUNTS,
+        "kept-tokens": NUMBERS,
+        "refined-from": COUNTS,
+        "refiner": FOLDERS,
+        "sub-steps": COUNTS,
         "out": PATHS,
         "npz": PATHS.filter(lambda path: path != "file"),  # which it would replace, as it is told to
     },

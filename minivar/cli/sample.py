@@ -1,6 +1,7 @@
 """``minivar sample``: images of classes."""
 
 import argparse
+import dataclasses
 import re
 import time
 from pathlib import Path
@@ -56,6 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     together = "images drawn at a time; another number, like another device, draws other images (default: 100, or"
     together += " fewer where their key-value caches would take more than 8 GB)"
     parser.add_argument("--batch-size", type=int, help=together)
+    add_economies(parser)
+
+
+def add_economies(parser: argparse.ArgumentParser) -> None:
+    """What may be left out of drawing (``sampling.Economy``)."""
+    group = parser.add_argument_group("less arithmetic", "for VAR; chapter 07 measures what each saves and costs")
+    group.add_argument(
+        "--guided-scales", type=int, metavar="N", help="guide the first N scales; the others cost half"
+    )
+    group.add_argument("--scales", type=int, metavar="N", help="draw the first N scales")
+    group.add_argument("--kept-tokens", type=float, metavar="SHARE", help="of the last scale, to be computed")
+    group.add_argument("--refined-from", type=int, metavar="N", help="scales before the model of --refiner goes on")
+    group.add_argument("--refiner", metavar="DIR", help="folder with the var.safetensors of a small model")
+    parts = "parts in which the last scale is drawn, for models trained with model.revealed"
+    group.add_argument("--sub-steps", type=int, metavar="N", help=parts)
+    group.add_argument("--int8", action="store_true", help="the matrices of the blocks in 8 bits, on a CPU")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,17 +89,21 @@ def run(args: argparse.Namespace) -> None:
     first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
     classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes)
     settings = _settings(args, model, header)
+    economies = _economies(args, model, device)
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
     labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
     generator = torch.Generator(device).manual_seed(args.seed)
     tokenizer, model = tokenizer.to(device, memory_format=convolution_order(device)), model.to(device)
     if args.precision == "float32":
-        tokenizer, model = sampling.packed(tokenizer), sampling.packed(model)
+        tokenizer, model = sampling.packed(tokenizer), model if args.int8 else sampling.packed(model)
+    if args.int8:
+        model = sampling.eight_bits(model)
+    generate = sampling.sample_economically if economies else sampling.generate
     started = time.time()
     parts = []
     with numbers:
         for part in labels.split(args.batch_size or sampling.images_at_once(model.config, args.precision)):
-            drawn = sampling.generate(model, tokenizer, part.to(device), generator, **settings)
+            drawn = generate(model, tokenizer, part.to(device), generator=generator, **economies, **settings)
             parts.append(drawn.images.float().cpu())
     from minivar.book import plots  # here, because matplotlib takes a second
 
@@ -106,6 +127,8 @@ def draw_for_evaluator(args: argparse.Namespace) -> None:
     """Equally many images of each class into one file, by one process or, under torchrun, by all of them together."""
     if args.classes or args.npz:
         raise ValueError("--evaluator takes all classes and writes one file; got --classes or --npz.")
+    if given := _given_economies(args):
+        raise ValueError(f"--evaluator draws with all the arithmetic there is; got {', '.join(given)}.")
     check_numbers(args)
     with join_ranks(args.device) as ranks:
         tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
@@ -128,6 +151,31 @@ def _settings(args: argparse.Namespace, model, header: dict) -> dict[str, float]
     if foreign in settings:
         raise ValueError(f"--{foreign} is not for {type(model).__name__} models; got one in {args.checkpoint}.")
     return settings
+
+
+def _given_economies(args: argparse.Namespace) -> list[str]:
+    """The options of ``add_economies`` that were given."""
+    names = ("guided_scales", "scales", "kept_tokens", "refined_from", "refiner", "sub_steps", "int8")
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
+
+
+def _economies(args: argparse.Namespace, model, device: torch.device) -> dict[str, object]:
+    """What ``sample_economically`` takes besides settings, if any; ``ValueError`` for what does not go together."""
+    given = _given_economies(args)
+    if not given:
+        return {}
+    if isinstance(model, GPT) or args.smooth:
+        what = "--smooth" if args.smooth else f"a GPT in {args.checkpoint}"
+        raise ValueError(f"{', '.join(given)} can only draw with a VAR model and without --smooth; got {what}.")
+    if args.int8 and (device.type != "cpu" or args.precision != "float32"):
+        raise ValueError(f"--int8 is for a CPU and --precision float32; got {device} and {args.precision}.")
+    fields = [field.name for field in dataclasses.fields(sampling.Economy)]
+    economy = sampling.Economy(**{name: value for name in fields if (value := getattr(args, name)) is not None})
+    refiner = None
+    if args.refiner:
+        refiner = checkpoints.load(Path(args.refiner) / "var.safetensors", "VAR")[0].to(device)
+    economy.check_for(model, refiner)
+    return {"economy": economy, "refiner": refiner and sampling.packed(refiner)}
 
 
 def _save_npz(path: Path, images: Tensor, labels: Tensor) -> None:

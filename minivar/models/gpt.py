@@ -125,9 +125,10 @@ class GPTBlock(nn.Module):
     def forward(self, x_BlD: Tensor, table: Tensor | None, cache=None) -> Tensor:
         """``table``: rotary table of these positions, None for learned ones; ``cache`` as in ``models.var``."""
         qkv = self.qkv(self.attention_norm(x_BlD)).unflatten(-1, (3, self.heads, -1))
-        q_BHlE, k_BHlE, v_BHlE = qkv.permute(2, 0, 3, 1, 4)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, l, E)
+        q_BHlE, k_BHlE, v_BHlE = qkv
         if table is not None:
-            q_BHlE, k_BHlE = rotate(q_BHlE, table), rotate(k_BHlE, table)
+            q_BHlE, k_BHlE = rotate(qkv[:2], table)
         if cache is not None:
             k_BHlE, v_BHlE = cache.append(k_BHlE, v_BHlE)
         # one new token may look at everything in the cache; several at once need the causal mask
@@ -190,12 +191,21 @@ class GPT(nn.Module):
             return self.class_embed(cond)[:, None]
         return self.caption2(F.gelu(self.caption1(cond), approximate="tanh"))
 
-    def hidden(self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None) -> Tensor:
-        """Embedded tokens of positions ``begin``.. (prefix included) through the blocks and the last norm."""
+    def rotary_table(self, grid: tuple[int, int]) -> Tensor | None:
+        """``rotary_table`` of this model; None for one with learned positions."""
+        return rotary_table(self.config, grid, self.head.weight.device) if self.position is None else None
+
+    def hidden(
+        self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None, table_LE2: Tensor | None = None
+    ) -> Tensor:
+        """Embedded tokens of positions ``begin``.. (prefix included) through the blocks and the last norm.
+
+        ``table_LE2``: what ``rotary_table`` gives for the grid, from a caller who has it already: the sampler.
+        """
         end = begin + x_BlD.shape[1]
         table = None
         if self.position is None:
-            table = rotary_table(self.config, grid, x_BlD.device)[begin:end]
+            table = (self.rotary_table(grid) if table_LE2 is None else table_LE2)[begin:end]
         else:
             x_BlD = x_BlD + self.position[begin:end]
         x_BlD = F.dropout(x_BlD, self.config.dropout, self.training)

@@ -37,6 +37,7 @@ class VARConfig:
     label_dropout: float = 0.1
     drop_path: float = 0.1 * 16 / 24  # of the last block; grows linearly from 0 at the first
     gamma_init: float = 1e-3  # scale of the initial AdaLN gates
+    revealed: float = 0.0  # share of training images of whose last scale a part is shown, to draw it in parts later
 
     def __post_init__(self) -> None:
         check(
@@ -51,9 +52,12 @@ class VARConfig:
             label_dropout="[0, 1]",
             drop_path="[0, 1)",
             gamma_init="[0, inf)",
+            revealed="[0, 1]",
         )
         if self.width % self.heads:
             raise ValueError(f"Width must be a multiple of heads; got width {self.width}, heads {self.heads}.")
+        if self.revealed and self.schedule.num_scales < 2:
+            raise ValueError(f"A single scale has no inputs to reveal it in; got revealed {self.revealed}.")
 
     @classmethod
     def from_depth(cls, depth: int, **other) -> "VARConfig":

@@ -2,7 +2,9 @@
 
 from minivar.sampling.config import RasterSamplingConfig, SamplingConfig
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
+from minivar.sampling.economical import Economy, sample_economically
 from minivar.sampling.editing import edit, masks_per_scale
+from minivar.sampling.eight_bits import eight_bits
 from minivar.sampling.filters import filter_descending, filter_logits, guide
 from minivar.sampling.generation import generate
 from minivar.sampling.kv_cache import KVCache, cache_bytes, images_at_once
@@ -11,6 +13,7 @@ from minivar.sampling.packing import packed
 from minivar.sampling.raster import sample_raster
 
 __all__ = [
+    "Economy",
     "KVCache",
     "RasterSamplingConfig",
     "Sample",
@@ -21,6 +24,7 @@ __all__ = [
     "check_sampling",
     "draw_tokens",
     "edit",
+    "eight_bits",
     "filter_descending",
     "filter_logits",
     "generate",
@@ -30,6 +34,7 @@ __all__ = [
     "images_at_once",
     "packed",
     "sample",
+    "sample_economically",
     "sample_raster",
     "sample_scales",
 ]

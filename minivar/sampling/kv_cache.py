@@ -39,3 +39,8 @@ class KVCache:
         self.v_BHLE[:, :, self.filled : end] = v_BHlE
         self.filled = end
         return self.k_BHLE[:, :, :end], self.v_BHLE[:, :, :end]
+
+    def keep_rows(self, count: int) -> None:
+        """Of the batch only the first ``count`` go on."""
+        if self.filled:
+            self.k_BHLE, self.v_BHLE = self.k_BHLE[:count], self.v_BHLE[:count]

@@ -52,9 +52,9 @@ def sample_raster(
     grid = config.grid or grid or (16, 16)
     length = config.prefix + math.prod(grid)
     caches = [KVCache(length) for _ in gpt.blocks] if use_cache else None
-    begin, tokens = 0, []
+    table_LE2, begin, tokens = gpt.rotary_table(grid), 0, []
     for _ in range(math.prod(grid)):
-        logits_BV = gpt.head(gpt.hidden(x_BlD, begin, grid, caches)[:, -1]).float()
+        logits_BV = gpt.head(gpt.hidden(x_BlD, begin, grid, caches, table_LE2)[:, -1]).float()
         if guided:
             cond_BV, uncond_BV = logits_BV.chunk(2)
             logits_BV = uncond_BV + cfg * (cond_BV - uncond_BV)

@@ -99,6 +99,11 @@ class MultiScaleQuantizer(Quantizer):
             f_hat_BChw = f_hat_BChw + self.contribution(self.lookup(tokens_Bl), k)
             yield f_hat_BChw
 
+    def last_scale_so_far(self, tokens_Bl: Tensor, known_Bl: Tensor) -> Tensor:
+        """What the known ones among the last scale's tokens add to that scale's inputs: (B, h_K * w_K, C)."""
+        codes_BlC = self.lookup(tokens_Bl) * known_Bl[..., None]
+        return self.contribution(codes_BlC, self.schedule.num_scales - 1).flatten(2).transpose(1, 2)
+
     def teacher_inputs(self, tokens: list[Tensor]) -> Tensor:
         """Transformer inputs for scales 2..K: f_hat so far, averaged down to each next grid. (B, L - h_1 w_1, C)."""
         return torch.cat([self.at_scale(f, k + 1) for k, f in enumerate(self.accumulate(tokens[:-1]))], dim=1)

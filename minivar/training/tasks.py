@@ -207,14 +207,38 @@ class VARTask(TokenTask):
     def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
         """-log p(r_k | r_1, ..., r_{k-1}, class), token by token."""
         schedule = self.model.schedule
-        logits_BLV = model(labels_B, self.tokenizer.teacher_inputs(schedule.split(tokens_BL)))
-        losses_BL = token_losses(logits_BLV, tokens_BL)
-        hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
+        inputs_BLC = self.tokenizer.teacher_inputs(schedule.split(tokens_BL))
+        weights_BL = torch.ones((), device=tokens_BL.device)
+        if model.training and self.model.config.revealed:
+            inputs_BLC, weights_BL = self.reveal(inputs_BLC, tokens_BL)
+        logits_BLV = model(labels_B, inputs_BLC)
+        losses_BL = token_losses(logits_BLV, tokens_BL) * weights_BL
+        hits_BL = (logits_BLV.argmax(-1) == tokens_BL) * weights_BL
         return losses_BL, {
             "accuracy": hits_BL.mean(),
             "scale_losses": torch.stack([x.mean() for x in losses_BL.detach().split(schedule.counts, 1)]),
             "scale_accuracies": torch.stack([x.mean() for x in hits_BL.split(schedule.counts, 1)]),
         }
+
+    def reveal(self, inputs_BLC: Tensor, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Add random codes of the last scale to its inputs, so that the model learns to draw it in parts.
+
+        Of the share ``revealed`` of the images; any share of the positions is as likely as any other. Those that are
+        shown are not predicted: weights (B, L) with which losses count, of mean 1 over the scale.
+        """
+        quantizer, last = self.tokenizer.quantizer, self.model.schedule.counts[-1]
+
+        def random(*shape: int) -> Tensor:
+            return torch.rand(shape, device=tokens_BL.device)
+
+        count = len(tokens_BL)
+        known_Bl = (random(count, last) < random(count, 1)) & (random(count, 1) < self.model.config.revealed)
+        added_BlC = quantizer.last_scale_so_far(tokens_BL[:, -last:], known_Bl)
+        inputs_BLC = torch.cat([inputs_BLC[:, :-last], inputs_BLC[:, -last:] + added_BlC], dim=1)
+        weights_BL = torch.ones_like(tokens_BL, dtype=inputs_BLC.dtype)
+        unknown_Bl = (~known_Bl).to(inputs_BLC.dtype)
+        weights_BL[:, -last:] = unknown_Bl / unknown_Bl.mean().clamp_min(1 / unknown_Bl.numel())
+        return inputs_BLC, weights_BL
 
 
 class GPTTask(TokenTask):
