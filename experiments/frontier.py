@@ -55,8 +55,9 @@ class Variant(NamedTuple):
     numbers: str = "float32"  # or bf16, int8
 
 
+STANDARD = "as shipped"
 VARIANTS = {
-    "as shipped": Variant("guided on all scales, float32"),
+    STANDARD: Variant("guided on all scales, float32"),
     "unguided": Variant("guidance off", cfg=0.0),
     "guided but for 1": Variant("guided on all scales but the last", Economy(guided_scales=3)),
     "guided but for 2": Variant("guided on all scales but the last two", Economy(guided_scales=2)),
@@ -197,10 +198,11 @@ def measure_time(family: str, rounds: int = 9) -> None:
         timed = measuring.interleave(functions, rounds, calls, wait)
         for name in functions:
             entry = found[family].setdefault(name, {}).setdefault("milliseconds", {})
-            busy = timed.busy((name,))
+            busy = timed.busy((name, STANDARD))
             entry[str(count)] = {
                 "median": 1e3 * timed.median(name) / count,
-                "spread": timed.spread(name),
+                "ratio": timed.ratio(name, STANDARD),
+                "spread": timed.ratio_spread(name, STANDARD),
                 "busy": busy,
             }
             print(family, count, name, entry[str(count)], flush=True)

@@ -198,11 +198,18 @@ def test_rounds_that_lie_apart_give_no_ratio_with_those_they_belong_to():
     row = report.row_of(Work(10**9, 1), rounds(reference=SHAKY, package=STEADY), YARDSTICKS)
     assert row["against_reference"] is None and row["reference_against_old"] is None
     assert row["share_of_product"] is not None  # neither minivar nor the product was disturbed
-    assert "rounds of reference lie 30% apart" in row["busy"]
+    assert "the ratios of reference to minivar lie 27% apart" in row["busy"]
     assert report.row_of(Work(10**9, 1), rounds(package=SHAKY), YARDSTICKS)["against_reference"] is not None
     row = report.row_of(Work(10**9, 1), rounds(product=SHAKY), YARDSTICKS)
     assert row["against_reference"] is not None
     assert row["share_of_product"] is row["share_of_roofline"] is None
+
+
+def test_a_machine_that_is_slow_for_everyone_does_not_matter():
+    slower = [2 * x for x in SHAKY]
+    row = report.row_of(Work(10**9, 1), rounds(SHAKY, slower, slower, product=SHAKY, copied=SHAKY), YARDSTICKS)
+    assert row["busy"] is None
+    assert (row["against_reference"], row["reference_against_old"]) == pytest.approx((2.0, 1.0))
 
 
 def test_other_processes_take_every_ratio_away():
@@ -212,7 +219,7 @@ def test_other_processes_take_every_ratio_away():
     row |= {"name": "it", "peak_bytes": {workloads.MINIVAR: 0}}
     assert "other processes took 6% of the processors" in report.remarks([row], None)[0]
     assert report.table([row]).split("\n")[1].split().count("busy") == 4
-    assert rounds(busy=None).busy() is None  # where nobody counts
+    assert rounds(busy=None).busy((PRODUCT, COPY)) is None  # where nobody counts
 
 
 def test_what_others_took_is_the_rest_of_all_processors(monkeypatch):

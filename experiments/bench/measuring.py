@@ -2,8 +2,8 @@
 
 The functions to be compared are called one after the other, again and again (A, B, C, then B, C, A, ...), so that a
 machine that slows down slows all of them. A matrix product and a copy are timed in the same rounds: what the machine
-can do at that time. Whether it was quiet is judged from how far the rounds lie apart and from what other processes
-took of the processors.
+can do at that time. Whether it was quiet is judged from how far the ratios of the rounds lie apart and from what other
+processes took of the processors.
 """
 
 import math
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-SPREAD = 0.10  # of the median: between the quartiles of the rounds, at most
+SPREAD = 0.10  # of the median: between the quartiles of the ratios of all rounds, at most
 OTHERS = 0.05  # of all cores: taken by other processes, at most
 AT_LEAST = 0.2  # seconds of a round: shorter calls are repeated within it
 PRODUCT, COPY = "matrix product", "copy"  # the yardsticks among the functions that are timed
@@ -102,13 +102,25 @@ class Rounds(NamedTuple):
         """The median over the rounds of what ``name`` took, divided by what ``to`` took in the same round."""
         return float(np.median(np.divide(self.seconds[name], self.seconds[to])))
 
-    def busy(self, names: tuple[str, ...] | None = None) -> str | None:
-        """Why nothing may be concluded from these rounds, in half a sentence; None if the machine was quiet."""
+    def ratio_spread(self, name: str, to: str) -> float:
+        """Between the quartiles of the ratios of all rounds, relative to their median."""
+        ratios = np.divide(self.seconds[name], self.seconds[to])
+        low, high = np.quantile(ratios, (0.25, 0.75))
+        return float((high - low) / np.median(ratios))
+
+    def busy(self, *pairs: tuple[str, str]) -> str | None:
+        """Why these pairs cannot be compared, in half a sentence; None if the machine was quiet enough.
+
+        A machine that is slow in one round and fast in the next is slow and fast for both of a pair: what must not
+        lie apart is their ratio.
+        """
         if self.others is not None and self.others > OTHERS:
             return f"other processes took {self.others:.0%} of the processors (limit: {OTHERS:.0%})"
-        for name in names or self.seconds:
-            if not self.spread(name) <= SPREAD:
-                return f"the rounds of {name} lie {self.spread(name):.0%} apart (limit: {SPREAD:.0%})"
+        for name, to in pairs:
+            if not self.ratio_spread(name, to) <= SPREAD:
+                return (
+                    f"the ratios of {name} to {to} lie {self.ratio_spread(name, to):.0%} apart (limit: {SPREAD:.0%})"
+                )
         return None
 
 

@@ -6,14 +6,15 @@ from experiments.bench.workloads import MINIVAR, OLD, REFERENCE
 
 HEADS = ("workload", "ms", "spread", "GFLOP/s", "of product", "of roofline", "MB", "x reference", "reference x old")
 NOTES = f"""\
-ms: median of a call of minivar's; spread: between the quartiles of the rounds, in which all are timed in turn.
+ms: median of a call of minivar's; spread: between the quartiles of the ratios to the
+reference, round by round; all are timed in turn.
 GFLOP/s: of matrix products, convolutions and attention, masked positions included; of product: of what a large matrix
 product reached in the same rounds. of roofline: the least time for these FLOPs at the product's speed, or for the
 bytes that they read and write (weights and activations, each once) at a copy's, over the time that it took.
 MB: at the peak of the first call, weights not counted. x reference: how many times faster than the reference;
 reference x old: the same of the reference against the package at {COMMIT}.
 All sides keep the memory that they free, as minivar's commands do (allocation.keep_memory), where that is possible.
-busy: where rounds lie more than {SPREAD:.0%} apart, or other processes took more than {OTHERS:.0%} of the cores."""
+busy: where ratios lie more than {SPREAD:.0%} apart, or other processes took more than {OTHERS:.0%} of the cores."""
 
 
 def row_of(work: Work, rounds: Rounds, yardsticks: Yardsticks) -> dict:
@@ -21,7 +22,7 @@ def row_of(work: Work, rounds: Rounds, yardsticks: Yardsticks) -> dict:
     took, product, copy = (rounds.median(name) for name in (MINIVAR, PRODUCT, COPY))
     peak, bandwidth = yardsticks.flop / product, yardsticks.bytes / copy
     at_least = max(work.flop / peak, work.bytes / bandwidth)
-    alone, both = rounds.busy((MINIVAR, PRODUCT, COPY)), rounds.busy((MINIVAR, REFERENCE))
+    alone, both = rounds.busy((PRODUCT, MINIVAR), (COPY, MINIVAR)), rounds.busy((REFERENCE, MINIVAR))
     reasons = [alone, both]
     row = {
         "seconds": {
@@ -44,10 +45,11 @@ def row_of(work: Work, rounds: Rounds, yardsticks: Yardsticks) -> dict:
         "share_of_roofline": None if alone else at_least / took,
         "bound": "compute" if at_least == work.flop / peak else "memory",
         "against_reference": None if both else rounds.ratio(REFERENCE, MINIVAR),
+        "against_reference_spread": rounds.ratio_spread(REFERENCE, MINIVAR),
         "reference_against_old": None,
     }
     if OLD in rounds.seconds:
-        reasons.append(rounds.busy((REFERENCE, OLD)))
+        reasons.append(rounds.busy((OLD, REFERENCE)))
         row["reference_against_old"] = None if reasons[-1] else rounds.ratio(OLD, REFERENCE)
     return {**row, "busy": next((reason for reason in reasons if reason), None)}
 
@@ -71,7 +73,7 @@ def cells(row: dict) -> tuple[str, ...]:
     return (
         row["name"],
         f"{1e3 * mine['median']:.1f}",
-        f"{mine['spread']:.0%}",
+        f"{row['against_reference_spread']:.0%}",
         f"{row['gflop_per_second']:.1f}",
         compared("share_of_product", ".0%"),
         compared("share_of_roofline", ".0%"),

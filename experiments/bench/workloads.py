@@ -37,7 +37,7 @@ class Workload(NamedTuple):
     kind: str
     family: str  # whose weights and images: digits, emoji, d16, duel-llamagen
     count: int  # images of a call
-    rounds: int = 7
+    rounds: int = 15
     full: bool = False  # only where all is asked for
 
     def images(self, quick: bool) -> int:
@@ -55,7 +55,7 @@ class Built(NamedTuple):
 def workloads() -> list[Workload]:
     """All of them, in the order of the table."""
     found = []
-    for family, rounds in (("digits", (7, 7, 7)), ("emoji", (7, 7, 7)), ("d16", (5, 3, 3))):
+    for family, rounds in (("digits", (15, 15, 15)), ("emoji", (15, 15, 15)), ("d16", (7, 3, 3))):
         for count, number in zip((1, 8, 64), rounds):
             about = f"guided images of {family}, {count} at a time"
             full = (family, count) == ("d16", 64)
@@ -64,7 +64,7 @@ def workloads() -> list[Workload]:
         size = "256-pixel images" if name == "256" else f"{name}"
         found.append(Workload(f"encode-{name}", f"{count} {size} to tokens", "encode", family, count))
         found.append(Workload(f"decode-{name}", f"the tokens of {count} {size} to pixels", "decode", family, count))
-    for family, count, rounds in (("digits", 64, 7), ("d16", 2, 3)):
+    for family, count, rounds in (("digits", 64, 15), ("d16", 2, 5)):
         for source in ("pixels", "tokens"):
             about = f"a training step of {family} on {count} images, from {source}"
             found.append(Workload(f"train-{family}-{source}", about, f"train-{source}", family, count, rounds))
