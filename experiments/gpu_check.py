@@ -272,12 +272,17 @@ def losses_here(machine: Machine, name: str, more: list[str]) -> dict[str, list[
 
 def start(machine: Machine, name: str, processes: int, strategy: str) -> subprocess.Popen:
     """`minivar train` as a user starts it."""
-    words = ["-m", "minivar.cli", "train", "--preset", "folder-smoke", "--device", machine.device.type]
-    words += ["--data", str(machine.pictures), "--out", str(machine.folder / name), "--strategy", strategy]
-    words += [word for setting in settings_of(machine, []) for word in ("--set", setting)]
+    words = ["-m", "minivar.cli", *command(machine, name, strategy)]
     if processes > 1:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words]
     return subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def command(machine: Machine, name: str, strategy: str) -> list[str]:
+    """What follows `minivar` on the command line."""
+    words = ["train", "--preset", "folder-smoke", "--device", machine.device.type]
+    words += ["--data", str(machine.pictures), "--out", str(machine.folder / name), "--strategy", strategy]
+    return words + [word for setting in settings_of(machine, []) for word in ("--set", setting)]
 
 
 def command_losses(machine: Machine, name: str, processes: int, strategy: str) -> dict[str, list[float]]:

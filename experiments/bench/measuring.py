@@ -2,8 +2,8 @@
 
 The functions to be compared are called one after the other, again and again (A, B, C, then B, C, A, ...), so that a
 machine that slows down slows all of them. A matrix product and a copy are timed in the same rounds: what the machine
-can do at that time. Whether it was quiet is judged from how far the ratios of the rounds lie apart and from what other
-processes took of the processors.
+can do at that time. Whether it was quiet is judged from how far the ratios of the rounds lie apart, and from what
+other processes took of the processors.
 """
 
 import math
