@@ -193,7 +193,7 @@ class GPT(nn.Module):
 
     def rotary_table(self, grid: tuple[int, int]) -> Tensor | None:
         """``rotary_table`` of this model; None for one with learned positions."""
-        return rotary_table(self.config, grid, self.head.weight.device) if self.position is None else None
+        return rotary_table(self.config, grid, self.token_embed.weight.device) if self.position is None else None
 
     def hidden(
         self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None, table_LE2: Tensor | None = None

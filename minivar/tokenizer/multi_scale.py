@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minivar.precision import full_precision
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer.quantizer import Quantizer, Step
+from minivar.tokenizer.resizing import averaged, enlarged
 
 
 class Phi(nn.Module):
@@ -64,14 +64,14 @@ class MultiScaleQuantizer(Quantizer):
         """Codes of scale k, (B, h_k * w_k, C) -> what they add to f_hat, (B, C, h_K, w_K)."""
         h_BChw = codes_Bhwc.transpose(1, 2).unflatten(2, self.schedule.grids[k])
         if k < self.schedule.num_scales - 1:
-            h_BChw = F.interpolate(h_BChw, size=self.schedule.final_grid, mode="bicubic")
+            h_BChw = enlarged(h_BChw, self.schedule.final_grid)
         with full_precision(h_BChw):
             return self.phis[self.phi_of_scale[k]](h_BChw)
 
     def at_scale(self, f_BChw: Tensor, k: int) -> Tensor:
         """Full-grid features averaged down to scale k: (B, C, h_K, w_K) -> (B, h_k * w_k, C)."""
         if k < self.schedule.num_scales - 1:
-            f_BChw = F.interpolate(f_BChw, size=self.schedule.grids[k], mode="area")
+            f_BChw = averaged(f_BChw, self.schedule.grids[k])
         return f_BChw.flatten(2).transpose(1, 2)
 
     def steps(self, features_BChw: Tensor) -> Iterator[Step]:
