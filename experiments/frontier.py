@@ -26,6 +26,7 @@ from torch import Tensor
 from experiments.bench import measuring
 from minivar import checkpoints, data, evaluation, files, sampling
 from minivar.allocation import keep_memory
+from minivar.book.plots.frontier import KINDS
 from minivar.models import VAR
 from minivar.precision import computing
 from minivar.sampling import Economy, sample_economically
@@ -47,6 +48,7 @@ TRAININGS = {
 class Variant(NamedTuple):
     """A way to draw, in words and for the sampler."""
 
+    kind: str  # as ``book.plots.frontier`` groups them
     about: str
     economy: Economy = Economy()
     model: str = "shipped"  # or small, revealed
@@ -56,23 +58,29 @@ class Variant(NamedTuple):
 
 
 STANDARD = "as shipped"
+ALL, GUIDANCE, LESS, SMALL, PARTS, BITS = KINDS
 VARIANTS = {
-    STANDARD: Variant("guided on all scales, float32"),
-    "unguided": Variant("guidance off", cfg=0.0),
-    "guided but for 1": Variant("guided on all scales but the last", Economy(guided_scales=3)),
-    "guided but for 2": Variant("guided on all scales but the last two", Economy(guided_scales=2)),
-    "3 of 4 scales": Variant("the last scale left out", Economy(scales=3)),
-    "75 % of the last": Variant("three quarters of the last scale computed", Economy(kept_tokens=0.75)),
-    "50 % of the last": Variant("half of the last scale computed", Economy(kept_tokens=0.5)),
-    "25 % of the last": Variant("a quarter of the last scale computed", Economy(kept_tokens=0.25)),
-    "small": Variant("a small transformer alone", model="small"),
-    "small from 3": Variant("a small transformer for the last two scales", Economy(refined_from=2), refiner=True),
-    "small from 4": Variant("a small transformer for the last scale", Economy(refined_from=3), refiner=True),
-    "revealed": Variant("trained on revealed codes, drawn at once", model="revealed"),
-    "in 2 parts": Variant("the last scale in two parts", Economy(sub_steps=2), "revealed"),
-    "in 4 parts": Variant("the last scale in four parts", Economy(sub_steps=4), "revealed"),
-    "bf16": Variant("bfloat16 by autocast", numbers="bf16"),
-    "int8": Variant("matrices in 8 bits", numbers="int8"),
+    STANDARD: Variant(ALL, "guided on all scales, float32"),
+    "unguided": Variant(GUIDANCE, "guidance off", cfg=0.0),
+    "guided but for 1": Variant(GUIDANCE, "guided on all scales but the last", Economy(guided_scales=3)),
+    "guided but for 2": Variant(GUIDANCE, "guided on all scales but the last two", Economy(guided_scales=2)),
+    "3 of 4 scales": Variant(LESS, "the last scale left out", Economy(scales=3)),
+    "75 % of the last": Variant(LESS, "three quarters of the last scale computed", Economy(kept_tokens=0.75)),
+    "50 % of the last": Variant(LESS, "half of the last scale computed", Economy(kept_tokens=0.5)),
+    "25 % of the last": Variant(LESS, "a quarter of the last scale computed", Economy(kept_tokens=0.25)),
+    "small": Variant(SMALL, "a small transformer alone", model="small"),
+    "small from 3": Variant(
+        SMALL, "a small transformer for the last two scales", Economy(refined_from=2), refiner=True
+    ),
+    "small from 4": Variant(SMALL, "a small transformer for the last scale", Economy(refined_from=3), refiner=True),
+    "both from 4": Variant(
+        SMALL, "the same, and no guidance there", Economy(refined_from=3, guided_scales=3), refiner=True
+    ),
+    "revealed": Variant(PARTS, "trained on revealed codes, drawn at once", model="revealed"),
+    "in 2 parts": Variant(PARTS, "the last scale in two parts", Economy(sub_steps=2), "revealed"),
+    "in 4 parts": Variant(PARTS, "the last scale in four parts", Economy(sub_steps=4), "revealed"),
+    "bf16": Variant(BITS, "bfloat16 by autocast", numbers="bf16"),
+    "int8": Variant(BITS, "matrices in 8 bits", numbers="int8"),
 }
 
 
@@ -197,7 +205,8 @@ def measure_time(family: str, rounds: int = 9) -> None:
         calls = {name: measuring.calls_a_round(function, wait) for name, function in functions.items()}
         timed = measuring.interleave(functions, rounds, calls, wait)
         for name in functions:
-            entry = found[family].setdefault(name, {}).setdefault("milliseconds", {})
+            found[family][name]["kind"] = VARIANTS[name].kind
+            entry = found[family][name].setdefault("milliseconds", {})
             busy = timed.busy((name, STANDARD))
             entry[str(count)] = {
                 "median": 1e3 * timed.median(name) / count,

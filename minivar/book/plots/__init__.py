@@ -17,6 +17,7 @@ from minivar.book.plots.base import (
 from minivar.book.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
 from minivar.book.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
 from minivar.book.plots.duel import DUEL_STYLE, duel_guidance, duel_points
+from minivar.book.plots.frontier import frontier
 from minivar.book.plots.raster import (
     cell_maps,
     filling,
@@ -47,6 +48,7 @@ __all__ = [
     "duel_guidance",
     "duel_points",
     "filling",
+    "frontier",
     "gan_curves",
     "hatched",
     "image_as_tokens",
