@@ -25,6 +25,7 @@ from minivar.book.plots.raster import (
     raster_neighbours,
     teacher_forcing,
 )
+from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_line, roofline, time_bars
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
 from minivar.book.plots.training import line_panels, training_curves, usage_bars
@@ -37,6 +38,7 @@ __all__ = [
     "ablation",
     "attention_masks",
     "attention_pyramid",
+    "cache_reads",
     "cell_maps",
     "code_plane",
     "cost_bars",
@@ -47,7 +49,9 @@ __all__ = [
     "duel_guidance",
     "duel_points",
     "filling",
+    "filter_orders",
     "gan_curves",
+    "guidance_line",
     "hatched",
     "image_as_tokens",
     "image_grid",
@@ -60,6 +64,7 @@ __all__ = [
     "pair_counts",
     "phi_ticks",
     "raster_neighbours",
+    "roofline",
     "save_figure",
     "save_images",
     "scale_colour",
@@ -68,6 +73,7 @@ __all__ = [
     "stack_rows",
     "staircase",
     "teacher_forcing",
+    "time_bars",
     "to_unit",
     "token_flips",
     "token_maps",
