@@ -128,7 +128,8 @@ def guided_everywhere(p_class, p_null, k, num_scales, cfg):
 
 def guided_in_probabilities(p_class, p_null, k, num_scales, cfg):
     t = cfg * k / max(num_scales - 1, 1)
-    return (p_class + t * (p_class - p_null)).clamp_min(0)
+    p = (p_class + t * (p_class - p_null)).clamp_min(0)
+    return p / p.sum(-1, keepdim=True)
 
 
 def guided_without_sum(p_class, p_null, k, num_scales, cfg):

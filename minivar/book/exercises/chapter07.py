@@ -58,12 +58,9 @@ def check_append(fn: Callable) -> bool:
         fn,
         _append,
         (
+            ("The new tokens come back alone; a query must see coarser scales too.", partial(_append, alone=True)),
             ("Nothing is written into the cache.", lambda cache, k, v: (k, v)),
             ("Each scale is written over the one before it: where does the next begin?", partial(_append, begin=0)),
-            (
-                "The new tokens come back alone; a query must see all coarser scales too.",
-                partial(_append, alone=True),
-            ),
             ("The whole buffer comes back, with places never written to.", partial(_append, whole=True)),
             ("Keys and values have changed places.", lambda cache, k, v: _append(cache, k, v)[::-1]),
             ("They are new tensors: joining copies all earlier tokens again.", _joined),
@@ -112,10 +109,8 @@ def check_guided_probabilities(fn: Callable[[Tensor, Tensor, int, int, float], T
             ("The class alone comes back: where is the null class?", lambda c, u, k, n, g: c),
             ("They do not sum to one.", partial(_guided, normalise=False)),
             ("The probabilities are extrapolated; the text extrapolates their logarithms.", _mixed),
-            (
-                "The first scale is guided already: where does the ramp begin?",
-                lambda c, u, k, n, g: _guided(c, u, 1, 2, g),
-            ),
+            ("The probabilities are extrapolated; the text extrapolates their logarithms.", _clipped),
+            ("The first scale is guided already: where does the ramp begin?", _everywhere),
             ("The last scale does not get all of cfg: where does the ramp end?", partial(_guided, steps=0)),
             ("The ramp is one scale ahead.", lambda c, u, k, n, g: _guided(c, u, k + 1, n + 1, g)),
             ("Class and null class have changed places.", lambda c, u, k, n, g: _guided(u, c, k, n, g)),
@@ -133,6 +128,15 @@ def _guided(p_class, p_null, k: int, num_scales: int, cfg: float, normalise: boo
 def _mixed(p_class, p_null, k: int, num_scales: int, cfg: float) -> Tensor:
     t = cfg * k / max(num_scales - 1, 1)
     return (1 + t) * p_class - t * p_null
+
+
+def _clipped(*arguments) -> Tensor:
+    mixed = _mixed(*arguments).clamp_min(0)
+    return mixed / mixed.sum(-1, keepdim=True)
+
+
+def _everywhere(p_class, p_null, k: int, num_scales: int, cfg: float) -> Tensor:
+    return _guided(p_class, p_null, 1, 2, cfg)
 
 
 def _llamagen(p_class, p_null, k: int, num_scales: int, cfg: float) -> Tensor:

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from minivar.book.plots.base import COLOURS, scale_colour
@@ -64,7 +65,8 @@ def guidance_line(p_null: Tensor, p_class: Tensor, strengths: list[float], title
     logits = klass + fine[:, None] * (klass - null)
     chosen = klass + np.array(strengths)[:, None] * (klass - null)
     # Only differences of logits matter: two of three codes' against the third are the plane to draw in.
-    for ax, place in ((left, lambda x: x[..., :2] - x[..., 2:]), (right, lambda x: _corner(_softmax(x)))):
+    planes = ((left, lambda x: x[..., :2] - x[..., 2:], (9, 4)), (right, lambda x: _corner(_softmax(x)), (-14, -16)))
+    for ax, place, offset in planes:
         ax.plot(*place(logits).T, color=COLOURS[0], lw=2)
         ax.plot(*place(null), "s", color=COLOURS[5], ms=9, label="null class")
         ax.plot(*place(klass), "o", color=COLOURS[2], ms=9, label="with the class, t = 0")
@@ -72,19 +74,19 @@ def guidance_line(p_null: Tensor, p_class: Tensor, strengths: list[float], title
         ax.plot(*place(chosen[len(strengths) - len(others) :]).T, "D", color=COLOURS[0], ms=7, label="guided")
         for t, point in zip(strengths, place(chosen), strict=True):
             if t > 0:
-                ax.annotate(f"t = {t:g}", point, xytext=(9, 4), textcoords="offset points", fontsize=9)
+                ax.annotate(f"t = {t:g}", point, xytext=offset, textcoords="offset points", fontsize=9)
     left.set(xlabel="logit of A minus logit of C", ylabel="logit of B minus logit of C")
     left.set_title("In logits: a straight line, equal steps", fontsize=10)
     left.grid(alpha=0.3)
     left.legend(fontsize=8)
     corners = _corner(np.eye(3))
     right.plot(*np.vstack([corners, corners[:1]]).T, color="black", lw=1)
-    for name, corner, offset in zip("ABC", corners, ((-10, -6), (10, -6), (0, 8)), strict=True):
+    for name, corner, offset in zip("ABC", corners, ((0, -14), (0, -14), (0, 7)), strict=True):
         right.annotate(f"only {name}", corner, xytext=offset, textcoords="offset points", fontsize=9, ha="center")
     mixed = _corner(np.exp(klass) + np.array([[0.0], [1.6]]) * (np.exp(klass) - np.exp(null)))
     right.plot(*mixed.T, color=COLOURS[3], ls="--", lw=1.5, label="probabilities extrapolated")
-    right.set_title("In probabilities: a curve that never leaves the triangle", fontsize=10)
-    right.set(aspect="equal", xlim=(-0.15, 1.35))
+    right.set_title("In probabilities: a curve that stays in the triangle", fontsize=10)
+    right.set(aspect="equal", xlim=(-0.1, 1.4), ylim=(-0.12, 0.98))
     right.axis("off")
     right.legend(fontsize=8, loc="upper right")
     figure.suptitle(title, fontsize=11)
@@ -105,13 +107,19 @@ def filter_orders(probabilities: Tensor, top_k: int, top_p: float, title: str, s
     ax.set(xlabel="rank of the code", ylabel="probability", xlim=(0.3, shown + 0.7))
     mass = ax.twinx()
     mass.plot(rank, p.cumsum(0)[:shown].numpy(), color="black", lw=1.2)
-    mass.set(ylim=(0, 1.02), ylabel="mass of the best codes (line)")
+    mass.set(ylim=(0, 1.04), ylabel="mass of the best codes (line)")
+    for height, colour, words in (
+        (top_p * of_k, COLOURS[0], f"{top_p:g} x {of_k:.2f}"),
+        (top_p, COLOURS[1], f"{top_p:g}"),
+    ):
+        mass.axhline(height, color=colour, lw=1.2, ls="--")
+        mass.text(0.6, height + 0.015, words, fontsize=9)
     ax.axvline(top_k + 0.5, color="black", lw=1, ls=":")
-    ax.text(top_k + 0.7, float(p[0]) * 0.93, f"top-k = {top_k}", fontsize=9)
+    ax.text(top_k + 0.7, float(p[0]) * 0.6, f"top-k = {top_k}", fontsize=9)
     handles = [Patch(color=COLOURS[0], label=f"kept in either order ({first} codes)")]
     handles += [Patch(color=COLOURS[1], label=f"kept only where top-p comes first ({second - first})")]
     handles += [Patch(color="0.75", label="dropped in either order")]
-    ax.legend(handles=handles, fontsize=8, loc="center right")
+    ax.legend(handles=handles, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.4))
     ax.set_title(title, fontsize=11)
     return figure
 
@@ -168,6 +176,9 @@ def roofline(
         ax.annotate(name, (at, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8)
     ax.set(xscale="log", yscale="log", xlabel="arithmetic intensity: FLOPs per byte read and written")
     ax.set_ylabel("GFLOP/s")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     low, high = ax.get_ylim()
     ax.set_ylim(low, max(high, 2 * peak))
     ax.text(ridge / 1.08, low * 1.15, "waits for memory", ha="right", fontsize=9)
