@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from minivar.book.plots.base import COLOURS, scale_colour
@@ -113,7 +113,7 @@ def filter_orders(probabilities: Tensor, top_k: int, top_p: float, title: str, s
         (top_p, COLOURS[1], f"{top_p:g}"),
     ):
         mass.axhline(height, color=colour, lw=1.2, ls="--")
-        mass.text(0.6, height + 0.015, words, fontsize=9)
+        mass.text(shown + 0.5, height + 0.015, words, fontsize=9, ha="right")
     ax.axvline(top_k + 0.5, color="black", lw=1, ls=":")
     ax.text(top_k + 0.7, float(p[0]) * 0.6, f"top-k = {top_k}", fontsize=9)
     handles = [Patch(color=COLOURS[0], label=f"kept in either order ({first} codes)")]
@@ -171,12 +171,13 @@ def roofline(
     styles = ((COLOURS[1], "o"), (COLOURS[0], "^"), (COLOURS[2], "s"))
     for (name, (xs, ys)), (colour, marker) in zip(series.items(), styles, strict=False):
         ax.plot(xs, ys, color=colour, marker=marker, ms=7, lw=1, label=name)
-    highest = [max(ys[i] for _, ys in series.values()) for i in range(len(names))]
-    for name, at, y in zip(names, next(iter(series.values()))[0], highest, strict=True):
-        ax.annotate(name, (at, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8)
+    lowest = [min(ys[i] for _, ys in series.values()) for i in range(len(names))]
+    for name, at, y in zip(names, next(iter(series.values()))[0], lowest, strict=True):
+        ax.annotate(name, (at, y), xytext=(0, -15), textcoords="offset points", ha="center", fontsize=8)
     ax.set(xscale="log", yscale="log", xlabel="arithmetic intensity: FLOPs per byte read and written")
     ax.set_ylabel("GFLOP/s")
     for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     low, high = ax.get_ylim()
