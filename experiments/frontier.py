@@ -8,7 +8,7 @@ python -m experiments.frontier ship      # the small transformers in float16 -> 
 All of it goes on where it was stopped. Digits are judged as ever. Emoji have no judge yet: their distance is
 Fréchet's between held-out emoji and samples of the same groups and styles, in *layouts*, 80 numbers that say which
 colours lie where and how much they change there. Both are divided by the distance of training images to held-out
-ones, the floor that a perfect model would reach.
+ones, the floor that a perfect model would reach; of emoji, of training images of the same groups and styles.
 """
 
 import argparse
@@ -149,12 +149,25 @@ def judge_of(family: str) -> tuple[Tensor, Callable[[Tensor], dict[str, float]]]
 
         return labels_N, judge
     train_set, heldout = data.load("emoji", "train+validation"), data.load("emoji", "heldout")
-    labels_N = len(heldout.class_names) + 2 * heldout.labels + heldout.extra["style"].values  # groups in their styles
-    features = layout(heldout.batch(slice(None))[0])
-    floor = evaluation.frechet_distance(layout(train_set.batch(slice(0, len(heldout)))[0]), features)
-    return labels_N, lambda images: {
-        "distance": evaluation.frechet_distance(layout(images * 2 - 1), features) / floor
-    }
+    known_N, labels_N = (9 + 2 * part.labels + part.extra["style"].values for part in (train_set, heldout))
+    real = layout(heldout.batch(slice(None))[0])
+    pick = torch.Generator().manual_seed(0)
+    alike = [
+        (known_N == label).nonzero().flatten() for label in labels_N
+    ]  # training emoji of the same group and style
+    floors = []
+    for _ in range(10):
+        index = torch.stack([same[torch.randint(len(same), (), generator=pick)] for same in alike])
+        floors.append(evaluation.frechet_distance(layout(train_set.batch(index)[0]), real))
+    floor = sum(floors) / len(floors)
+
+    def judge_emoji(images: Tensor) -> dict[str, float]:
+        features = layout(images * 2 - 1)
+        precision, recall = evaluation.precision_recall(real, features)
+        distance = evaluation.frechet_distance(features, real) / floor
+        return {"distance": distance, "precision": precision, "recall": recall}
+
+    return labels_N, judge_emoji
 
 
 def layout(images: Tensor) -> Tensor:

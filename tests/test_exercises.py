@@ -6,6 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from minivar import sampling
+from minivar.book import exercises as checks
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -90,3 +94,140 @@ def test_stubs_fail_and_solutions_pass(path, capsys):
         assert "not yet" in capsys.readouterr().out
         exec(solution, namespace)
         assert eval(check, namespace) is True, f"{check}: {capsys.readouterr().out}"
+
+
+# Wrong answers: what a check says of them --------------------------------------------------------------------------
+
+
+def append_without_moving_on(cache, k, v):
+    cache.k[:, :, : k.shape[2]], cache.v[:, :, : v.shape[2]] = k, v
+    return cache.k[:, :, : k.shape[2]], cache.v[:, :, : v.shape[2]]
+
+
+def append_and_return_new(cache, k, v):
+    end = cache.filled + k.shape[2]
+    cache.k[:, :, cache.filled : end], cache.v[:, :, cache.filled : end], cache.filled = k, v, end
+    return k, v
+
+
+def append_and_return_all(cache, k, v):
+    append_and_return_new(cache, k, v)
+    return cache.k, cache.v
+
+
+def append_by_joining(cache, k, v):
+    cache.k = torch.cat([cache.k[:, :, : cache.filled], k], dim=2)
+    cache.v = torch.cat([cache.v[:, :, : cache.filled], v], dim=2)
+    cache.filled = cache.k.shape[2]
+    return cache.k, cache.v
+
+
+def guided_everywhere(p_class, p_null, k, num_scales, cfg):
+    return ((1 + cfg) * p_class.log() - cfg * p_null.log()).softmax(-1)
+
+
+def guided_in_probabilities(p_class, p_null, k, num_scales, cfg):
+    t = cfg * k / max(num_scales - 1, 1)
+    p = (p_class + t * (p_class - p_null)).clamp_min(0)
+    return p / p.sum(-1, keepdim=True)
+
+
+def guided_without_sum(p_class, p_null, k, num_scales, cfg):
+    t = cfg * k / max(num_scales - 1, 1)
+    return p_class * (p_class / p_null) ** t
+
+
+def guided_by_s(p_class, p_null, k, num_scales, cfg):
+    s = cfg * k / max(num_scales - 1, 1)
+    return (p_null.log() + s * (p_class.log() - p_null.log())).softmax(-1)
+
+
+def filter_p_first(logits, top_k, top_p):
+    return sampling.filter_logits(sampling.filter_logits(logits, 0, top_p), top_k)
+
+
+def filter_and_drop_the_crossing_code(logits, top_k, top_p):
+    logits = sampling.filter_logits(logits, top_k)
+    if top_p == 0:
+        return logits
+    descending, order = logits.sort(dim=-1, descending=True)
+    drop = descending.softmax(-1).cumsum(-1) > top_p
+    drop[..., 0] = False
+    return logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+
+
+def filter_without_order(logits, top_k, top_p):
+    logits = sampling.filter_logits(logits, top_k)
+    if top_p == 0:
+        return logits
+    drop = logits.sort(dim=-1).values.softmax(-1).cumsum(-1) <= 1 - top_p
+    drop[..., -1] = False
+    return logits.masked_fill(drop, -torch.inf)
+
+
+def drawing(ramped=True, cached=True, summed=True, swapped=False, doubled=False):
+    """A loop over scales as a reader might write it, right but for what is asked."""
+
+    def draw(model, quantizer, labels, cfg, top_k, top_p, generator):
+        K, guided = model.schedule.num_scales, cfg > 0 or doubled
+        pair = [labels, torch.full_like(labels, model.config.num_classes)]
+        cond, blocks = model.condition(torch.cat(pair[::-1] if swapped else pair) if guided else labels)
+        caches = [sampling.KVCache(model.schedule.num_tokens) if cached else None for _ in model.blocks]
+        x, f_hat, tokens = model.embed(0, cond), 0, []
+        for k in range(K):
+            for block, cache in zip(model.blocks, caches):
+                x = block(x, blocks, None, cache)
+            t = cfg * k / max(K - 1, 1) if ramped else cfg
+            rows = len(cond) if t > 0 or doubled else len(labels)
+            logits = model.logits(x[:rows], cond[:rows])
+            if rows > len(labels):
+                with_class, without = logits.chunk(2)
+                logits = with_class + t * (with_class - without)
+            tokens.append(sampling.draw_tokens(sampling.filter_logits(logits, top_k, top_p), generator))
+            part = quantizer.contribution(quantizer.lookup(tokens[-1]), k)
+            f_hat = f_hat + part if summed else part
+            if k + 1 < K:
+                inputs = quantizer.at_scale(f_hat, k + 1)
+                x = model.embed(k + 1, cond, torch.cat([inputs, inputs]) if guided else inputs)
+        return torch.cat(tokens, dim=1)
+
+    return draw
+
+
+WRONG = (
+    (checks.check_append, append_without_moving_on, "written over the one before"),
+    (checks.check_append, append_and_return_new, "come back alone"),
+    (checks.check_append, append_and_return_all, "The whole buffer"),
+    (checks.check_append, append_by_joining, "new tensors"),
+    (checks.check_append, lambda cache, k, v: (v, k), "have changed places"),
+    (checks.check_guided_probabilities, guided_everywhere, "first scale is guided already"),
+    (checks.check_guided_probabilities, guided_in_probabilities, "extrapolates their logarithms"),
+    (checks.check_guided_probabilities, guided_without_sum, "do not sum to one"),
+    (checks.check_guided_probabilities, guided_by_s, "LlamaGen"),
+    (checks.check_guided_probabilities, lambda c, u, k, K, cfg: c[:1], "The shape (3, 6) is asked for"),
+    (checks.check_filter, filter_p_first, "which comes first"),
+    (checks.check_filter, filter_and_drop_the_crossing_code, "has to stay"),
+    (checks.check_filter, filter_without_order, "from unsorted ones"),
+    (checks.check_filter, lambda x, k, p: x.sigmoid(), "10 of 10 numbers"),
+    (checks.check_draw, drawing(ramped=False), "as strong at the first scale"),
+    (checks.check_draw, drawing(cached=False), "does not see the coarser ones"),
+    (checks.check_draw, drawing(summed=False), "f_hat is the sum of all"),
+    (checks.check_draw, drawing(swapped=True), "have changed places"),
+    (checks.check_draw, drawing(doubled=True), "though nothing asks for it"),
+    (checks.check_draw, lambda *arguments: None, "A tensor is asked for"),
+    (checks.check_draw, lambda *arguments: 1 / 0, "ZeroDivisionError"),
+)
+
+
+@pytest.mark.parametrize(
+    "check, answer, sentence", WRONG, ids=[f"{c.__name__}-{i}" for i, (c, _, _) in enumerate(WRONG)]
+)
+def test_a_check_names_the_mistake(check, answer, sentence, capsys):
+    assert check(answer) is False
+    said = capsys.readouterr().out
+    assert "not yet" in said and sentence in said
+    assert "tensor(" not in said  # nor the answer
+
+
+def test_a_loop_of_another_make_passes(capsys):
+    assert checks.check_draw(drawing()) is True, capsys.readouterr().out

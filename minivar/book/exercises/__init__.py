@@ -12,6 +12,7 @@ from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover,
 from minivar.book.exercises.chapter04 import check_straight_through, check_toy_decode, check_usage
 from minivar.book.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
 from minivar.book.exercises.chapter06 import check_balanced_loss, check_learning_rate
+from minivar.book.exercises.chapter07 import check_append, check_draw, check_filter, check_guided_probabilities
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 
@@ -34,6 +35,10 @@ __all__ = [
     "check_teacher_inputs",
     "check_balanced_loss",
     "check_learning_rate",
+    "check_append",
+    "check_draw",
+    "check_filter",
+    "check_guided_probabilities",
     "check_leading_constant",
     "check_schedule_pairs",
     "check_smallest_batch",

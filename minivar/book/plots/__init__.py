@@ -26,6 +26,7 @@ from minivar.book.plots.raster import (
     raster_neighbours,
     teacher_forcing,
 )
+from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_line, roofline, time_bars
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
 from minivar.book.plots.training import line_panels, training_curves, usage_bars
@@ -38,6 +39,7 @@ __all__ = [
     "ablation",
     "attention_masks",
     "attention_pyramid",
+    "cache_reads",
     "cell_maps",
     "code_plane",
     "cost_bars",
@@ -49,7 +51,9 @@ __all__ = [
     "duel_points",
     "filling",
     "frontier",
+    "filter_orders",
     "gan_curves",
+    "guidance_line",
     "hatched",
     "image_as_tokens",
     "image_grid",
@@ -62,6 +66,7 @@ __all__ = [
     "pair_counts",
     "phi_ticks",
     "raster_neighbours",
+    "roofline",
     "save_figure",
     "save_images",
     "scale_colour",
@@ -70,6 +75,7 @@ __all__ = [
     "stack_rows",
     "staircase",
     "teacher_forcing",
+    "time_bars",
     "to_unit",
     "token_flips",
     "token_maps",
