@@ -238,7 +238,9 @@ def read() -> dict:
 
 
 def write(found: dict) -> None:
-    """All of it."""
+    """All of it, the variants in their order."""
+    for family in found.keys() - {"machine"}:
+        found[family] = {name: found[family][name] for name in VARIANTS if name in found[family]}
     files.write_atomically(RESULTS, lambda path: path.write_text(json.dumps(found, indent=1) + "\n"))
 
 
