@@ -115,7 +115,7 @@ def test_cache_bytes_are_those_of_the_real_caches(monkeypatch):
             made.append(self)
             return super().append(k_BHlE, v_BHlE)
 
-    for module in ("next_scale", "raster"):
+    for module in ("walk", "raster"):
         monkeypatch.setattr(f"minivar.sampling.{module}.KVCache", Recorded)
     for order, n in (("raster-cached", 4), ("next-scale-cached", 4)):
         made.clear()

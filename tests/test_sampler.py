@@ -112,7 +112,7 @@ def test_guidance_ramps_from_nothing_to_cfg(model, tokenizer, monkeypatch):
         strengths.append(strength)
         return guide(logits, strength)
 
-    monkeypatch.setattr("minivar.sampling.next_scale.guide", recorded)
+    monkeypatch.setattr("minivar.sampling.walk.guide", recorded)
     sample(model, tokenizer, LABELS, cfg=3.0, generator=seeded())
     assert strengths == [1.5, 3.0]  # none at the first scale, where the unconditional logits are not even computed
 

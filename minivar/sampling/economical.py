@@ -19,9 +19,9 @@ from torch import Tensor
 from minivar.checks import check
 from minivar.models.var import VAR
 from minivar.sampling.drawing import Sample, draw_tokens
-from minivar.sampling.filters import filter_logits, guide
-from minivar.sampling.kv_cache import KVCache
+from minivar.sampling.filters import filter_logits
 from minivar.sampling.next_scale import check_sampling
+from minivar.sampling.walk import Walk
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer.vqvae import VQVAE
 
@@ -76,58 +76,6 @@ def signature(model: VAR) -> tuple[int, int, int, ScaleSchedule]:
     return model.config.num_classes, model.config.codebook_size, model.config.code_dim, model.schedule
 
 
-class Walk:
-    """A VAR on its way through the scales: what it knows of the classes, and the keys and values of what it saw."""
-
-    def __init__(self, model: VAR, labels_B: Tensor, guided: bool) -> None:
-        self.model, self.labels_B, self.guided = model, labels_B, guided
-        null_B = torch.full_like(labels_B, model.config.num_classes)
-        self.cond_BD, self.cond_blocks = model.condition(torch.cat([labels_B, null_B]) if guided else labels_B)
-        self.sixes = [block.modulation(self.cond_blocks) for block in model.blocks]
-        self.caches = [KVCache(model.schedule.num_tokens) for _ in model.blocks]
-
-    def end_guidance(self) -> None:
-        """Give up the unconditional half of the batch, and what it left in the caches."""
-        if self.guided:
-            rows, self.guided = len(self.labels_B), False
-            self.cond_BD, self.cond_blocks = self.cond_BD[:rows], self.cond_blocks[:rows]
-            self.sixes = [tuple(part[:rows] for part in six) for six in self.sixes]
-            for cache in self.caches:
-                cache.keep_rows(rows)
-
-    def handed_to(self, model: VAR, inputs: list[Tensor]) -> "Walk":
-        """Another model at the same place: it reads all earlier scales in one pass, under the block-causal mask."""
-        other = Walk(model, self.labels_B, self.guided)
-        x_BlD = torch.cat([other.embed(k, given) for k, given in enumerate([None, *inputs])], dim=1)
-        end = x_BlD.shape[1]
-        other.hidden(x_BlD, model.schedule.block_causal_mask(x_BlD.device)[:end, :end])
-        return other
-
-    def embed(self, k: int, inputs_BlC: Tensor | None) -> Tensor:
-        """Input of scale k, for both halves of the batch."""
-        if inputs_BlC is not None:
-            inputs_BlC = inputs_BlC.repeat(1 + self.guided, 1, 1)
-        return self.model.embed(k, self.cond_BD, inputs_BlC)
-
-    def hidden(self, x_BlD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Through all blocks; the caches grow."""
-        for block, cache, six in zip(self.model.blocks, self.caches, self.sixes, strict=True):
-            x_BlD = block(x_BlD, self.cond_blocks, mask, cache, six=six)
-        return x_BlD
-
-    def logits(self, x_BlD: Tensor, strength: float) -> Tensor:
-        """Inputs of a scale, or of some of its positions -> guided logits (B, l, V)."""
-        hidden_BlD = self.hidden(x_BlD)
-        rows = len(hidden_BlD) if strength > 0 else len(self.labels_B)
-        logits_BlV = self.model.logits(hidden_BlD[:rows], self.cond_BD[:rows])
-        return guide(logits_BlV, strength) if self.guided and strength > 0 else logits_BlV
-
-    def forget_from(self, k: int) -> None:
-        """Scale k and what follows it, which are to be computed again."""
-        for cache in self.caches:
-            cache.filled = self.model.schedule.bounds[k][0]
-
-
 @torch.no_grad()
 def sample_economically(
     model: VAR,
@@ -169,7 +117,7 @@ def sample_economically(
                 walk, quantizer, inputs[-1], strength, draw, added_BChw, economy.kept_tokens
             )
         else:
-            tokens_Bl = draw(walk.logits(walk.embed(k, inputs[-1] if k else None), strength))
+            tokens_Bl = draw(walk.logits(walk.hidden(walk.embed(k, inputs[-1] if k else None)), strength))
         added_BChw = quantizer.contribution(quantizer.lookup(tokens_Bl), k)
         f_hat_BChw = f_hat_BChw + added_BChw
         tokens.append(tokens_Bl)
@@ -195,7 +143,8 @@ def draw_where_it_changes(
     where_Bl = quantizer.at_scale(added_BChw, k).norm(dim=-1).topk(count, dim=1).indices
     x_BlD = walk.embed(k, inputs_BlC)
     rows_Bl1 = where_Bl.repeat(1 + walk.guided, 1)[..., None]
-    drawn_Bl = draw(walk.logits(x_BlD.gather(1, rows_Bl1.expand(-1, -1, x_BlD.shape[-1])), strength))
+    x_BlD = x_BlD.gather(1, rows_Bl1.expand(-1, -1, x_BlD.shape[-1]))
+    drawn_Bl = draw(walk.logits(walk.hidden(x_BlD), strength))
     nothing = quantizer.nearest(inputs_BlC.new_zeros(1, inputs_BlC.shape[-1]))
     return nothing.expand(inputs_BlC.shape[:2]).scatter(1, where_Bl, drawn_Bl)
 
@@ -223,7 +172,7 @@ def draw_in_parts(
         end = max(part, round(length * (1 - math.cos(math.pi / 2 * part / parts))))
         walk.forget_from(k)
         given_BlC = inputs_BlC + quantizer.last_scale_so_far(tokens_Bl, known_Bl)
-        drawn_Bl = draw(walk.logits(walk.embed(k, given_BlC), strength))
+        drawn_Bl = draw(walk.logits(walk.hidden(walk.embed(k, given_BlC)), strength))
         tokens_Bl = torch.where(known_Bl, tokens_Bl, drawn_Bl)
         known_Bl = place_Bl < end
     return tokens_Bl

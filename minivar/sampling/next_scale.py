@@ -13,8 +13,8 @@ from torch import Tensor
 from minivar.models.var import VAR
 from minivar.sampling.config import SamplingConfig
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
-from minivar.sampling.filters import filter_logits, guide
-from minivar.sampling.kv_cache import KVCache
+from minivar.sampling.filters import filter_logits
+from minivar.sampling.walk import Walk
 from minivar.tokenizer.vqvae import VQVAE
 
 
@@ -46,30 +46,19 @@ def sample_scales(
     result; a test holds the two together.
     """
     check_sampling(model, labels, cfg, top_k, top_p)
-    schedule, batch = model.schedule, labels.shape[0]
-    guided = cfg > 0
-    if guided:  # the null class needs a pass of its own, which costs as much again
-        labels = torch.cat([labels, torch.full_like(labels, model.config.num_classes)])
-    cond_2BD, cond_blocks = model.condition(labels)
-    sixes = [block.modulation(cond_blocks) for block in model.blocks]  # AdaLN: once an image, not once a scale
-    caches = [KVCache(schedule.num_tokens) if use_cache else None for _ in model.blocks]
-    f_hat_BChw = torch.zeros(
-        batch, model.config.code_dim, *schedule.final_grid, dtype=cond_2BD.dtype, device=labels.device
-    )
-    x_2BlD = model.embed(0, cond_2BD)
+    schedule = model.schedule
+    guided = cfg > 0  # the null class needs a pass of its own, which costs as much again
+    walk = Walk(model, labels, guided, use_cache)
+    f_hat_BChw = walk.cond_BD.new_zeros(len(labels), model.config.code_dim, *schedule.final_grid)
+    x_BlD = walk.embed(0)
     for k in range(schedule.num_scales):
-        hidden, mask = x_2BlD, None
+        mask = None
         if not use_cache:
-            end = x_2BlD.shape[1]
+            end = x_BlD.shape[1]
             mask = schedule.block_causal_mask(labels.device)[:end, :end]
-        for block, cache, six in zip(model.blocks, caches, sixes, strict=True):
-            hidden = block(hidden, cond_blocks, mask, cache, six=six)
+        hidden_BlD = walk.hidden(x_BlD, mask)[:, -schedule.counts[k] :]
         ratio = k / max(schedule.num_scales - 1, 1)  # 0 at the first scale, 1 at the last
-        rows = 2 * batch if guided and ratio > 0 else batch  # unguided, the unconditional head is not asked
-        logits_BlV = model.logits(hidden[:rows, -schedule.counts[k] :], cond_2BD[:rows])
-        if rows > batch:
-            logits_BlV = guide(logits_BlV, cfg * ratio)
-        logits_BlV = filter_logits(logits_BlV, top_k, top_p)
+        logits_BlV = filter_logits(walk.logits(hidden_BlD, cfg * ratio), top_k, top_p)
         tokens_Bl = draw_tokens(logits_BlV, generator)
         codes_BlC = quantizer.lookup(tokens_Bl)
         if smooth:
@@ -79,9 +68,8 @@ def sample_scales(
         f_hat_BChw = f_hat_BChw + quantizer.contribution(codes_BlC, k)
         yield ScaleState(k, tokens_Bl, f_hat_BChw)
         if k + 1 < schedule.num_scales:
-            inputs_BlC = quantizer.at_scale(f_hat_BChw, k + 1)
-            next_2BlD = model.embed(k + 1, cond_2BD, inputs_BlC.repeat(1 + guided, 1, 1))
-            x_2BlD = next_2BlD if use_cache else torch.cat([x_2BlD, next_2BlD], dim=1)
+            next_BlD = walk.embed(k + 1, quantizer.at_scale(f_hat_BChw, k + 1))
+            x_BlD = next_BlD if use_cache else torch.cat([x_BlD, next_BlD], dim=1)
 
 
 @torch.no_grad()
