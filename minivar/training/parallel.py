@@ -1,34 +1,19 @@
-"""One model on several processes: how it is spread over them, and how its shards are saved.
+"""One model on several processes: how it is spread over them, and how it is whole again.
 
 Two strategies, both PyTorch's own: *DDP* keeps the whole model on every rank and averages gradients; *FSDP2*
-(``fully_shard``) spreads parameters, gradients and optimiser over the ranks and gathers one block's weights at a
-time.
+(``sharding.py``) spreads parameters, gradients and optimiser over the ranks.
 Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
-import functools
-import warnings
-from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import nullcontext
 
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from minivar.distributed import Ranks
+
+# ``sharding`` is imported where a model is sharded: what it needs of PyTorch takes a second to import.
 
 
 def wrap(
@@ -36,22 +21,16 @@ def wrap(
 ) -> nn.Module:
     """The model as the training loop calls it: itself, or wrapped for several processes.
 
-    FSDP shards each of ``model.blocks`` and then the rest; a model without blocks (the tokenizer, whose codebook is
-    mended in place) is small enough for DDP, which it gets in either case. The weights of blocks are gathered in
-    ``precision``, autocast's, which halves what travels; gradients are averaged in float32, and what is outside the
-    blocks, the head among it, is gathered in float32. ``unused_parameters``: some may get no gradient in a step,
-    which DDP must know.
+    FSDP shards a model with blocks, whose weights are gathered in ``precision``, autocast's; one without blocks (the
+    tokenizer, whose codebook is mended in place) is small enough for DDP, which it gets in either case.
+    ``unused_parameters``: some may get no gradient in a step, which DDP must know.
     """
     if ranks.strategy is None:
         return model
     if ranks.strategy == "fsdp" and hasattr(model, "blocks"):
-        mesh = init_device_mesh(ranks.device.type, (ranks.count,))
-        where = {"mesh": mesh, "shard_placement_fn": functools.partial(placement, ranks=ranks.count)}
-        # The inputs stay as they are: the residual stream in float32, of which autocast makes what a layer needs.
-        policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        for block in model.blocks:
-            fully_shard(block, mp_policy=policy, **where)
-        return fully_shard(model, **where)
+        from minivar.training import sharding
+
+        return sharding.shard(model, ranks, precision)
     return DistributedDataParallel(
         model,
         device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
@@ -60,25 +39,14 @@ def wrap(
     )
 
 
-def placement(parameter: nn.Parameter, ranks: int) -> Shard | None:
-    """Along which dimension FSDP cuts a parameter; None: the first, padded where it does not divide.
-
-    A table of positions (1, L, D) cut along its first dimension would be padded to (ranks, L, D), and gathered so:
-    on 128 ranks 2.6 GB for the 21 MB of the published d36-s.
-    """
-    if len(parameter) >= ranks:
-        return None
-    return next((Shard(i) for i, size in enumerate(parameter.shape) if size % ranks == 0), None)
-
-
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP has spread this model."""
-    return any(isinstance(parameter, dist.tensor.DTensor) for parameter in model.parameters())
+    return hasattr(model, "set_requires_gradient_sync")  # an FSDPModule, of which nothing need be imported to ask
 
 
 def reshard(model: nn.Module) -> None:
     """Give up the weights that FSDP has left gathered after a forward pass that no backward pass follows."""
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.reshard()
 
 
@@ -86,77 +54,30 @@ def hold_gradients(wrapped: nn.Module, last: bool):
     """Context for one of several accumulated backward passes: gradients are averaged over ranks in the last only."""
     if isinstance(wrapped, DistributedDataParallel):
         return nullcontext() if last else wrapped.no_sync()
-    if hasattr(wrapped, "set_requires_gradient_sync"):
+    if is_sharded(wrapped):
         wrapped.set_requires_gradient_sync(last)
     return nullcontext()
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """A tensor that FSDP has spread over the ranks, gathered; any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, dist.tensor.DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, gathered onto the CPU of rank 0 (empty elsewhere) where the model is sharded."""
     if not is_sharded(model):
         return model.state_dict()
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    from minivar.training import sharding
+
+    return sharding.gathered_state(model)
 
 
 def load_whole(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Give a model, sharded or not, the tensors of ``whole_state``, which every rank must have."""
-    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+    if not is_sharded(model):
+        model.load_state_dict(state)
+        return
+    from minivar.training import sharding
 
-
-def _named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments["state"]}
-
-
-@contextmanager
-def _one_sentence(doing: str, folder: Path):
-    """What torch says of shards holds a traceback for every rank, and is no ``Exception``."""
-    try:
-        yield
-    except dcp.CheckpointException as error:
-        rank, (cause, _) = next(iter(error.failures.items()))
-        what = (str(cause) or repr(cause)).splitlines()[0]
-        raise ValueError(f"Could not {doing} the shards in {folder}: rank {rank} got {what!r}.") from None
-
-
-@functools.cache
-def _group_of_writers(everyone: dist.ProcessGroup) -> dist.ProcessGroup:
-    """All ranks once more: their threads that write must not talk in the midst of what training says."""
-    return dist.new_group(backend="gloo")
-
-
-def begin_shards(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]
-) -> Callable[[], None]:
-    """Every rank begins to write its part into ``folder``, which must not be in use; returns what waits for the end.
-
-    ``extra`` must be the same everywhere. What is written has been copied before this returns. Waiting raises
-    ``ValueError`` if a rank cannot write, for instance because its disk is full.
-    """
-    state = {**_named_state(model, optimizer), "extra": extra}
-    writing = dcp.async_save(state, checkpoint_id=str(folder), process_group=_group_of_writers(dist.group.WORLD))
-
-    def wait() -> None:
-        with _one_sentence("write", folder):
-            writing.result()
-
-    return wait
-
-
-def load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
-    """Read what ``begin_shards`` wrote, with any number of ranks, sharded or not; ``extra`` is filled in place.
-
-    Raises ``ValueError`` for shards that are missing, cut short or do not fit.
-    """
-    state = {**_named_state(model, optimizer), "extra": extra}
-    with _one_sentence("read", folder), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*in a single process", UserWarning)  # which is what we want then
-        dcp.load(state, checkpoint_id=str(folder))
-    groups = get_state_dict(model, optimizer)[1]["param_groups"]
-    moments = {"state": state["optimizer"], "param_groups": groups}
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=moments)
+    sharding.load_gathered(model, state)

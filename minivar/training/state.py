@@ -174,7 +174,9 @@ def _read_pointer(pointer: Path) -> dict:
 def _save_shards(path: Path, parts: Parts, header: dict, rng: dict[str, Tensor], ranks: Ranks) -> Callable[[], None]:
     folder = _pointer(path).parent / f"step-{header['step']:08d}"
     extra = {"ema": parts.ema, "rng": rng, **_scale_of(parts)}
-    shards = parallel.begin_shards(folder, *parts.models["model"], extra)
+    from minivar.training import sharding  # as in parallel.py
+
+    shards = sharding.begin_shards(folder, *parts.models["model"], extra)
 
     def written() -> dict[str, str]:
         shards()
@@ -221,7 +223,9 @@ def _load_shards(folder: Path, names: list[str], parts: Parts) -> dict[str, Tens
         kinds["cuda"] = torch.cuda.get_rng_state()
     blank = {name: torch.empty_like(kinds[kind]) for name in names if (kind := name.split(".")[1]) in kinds}
     extra = {"ema": parts.ema, "rng": blank, **_scale_of(parts)}
-    parallel.load_shards(folder, *parts.models["model"], extra)
+    from minivar.training import sharding  # as in parallel.py
+
+    sharding.load_shards(folder, *parts.models["model"], extra)
     if "scaler" in extra:
         _set_scale(parts, extra["scaler"])
     return extra["rng"]
