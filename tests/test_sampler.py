@@ -10,6 +10,7 @@ from minivar.models import GPT, VAR, GPTConfig
 from minivar.sampling import (
     draw_tokens,
     edit,
+    filter_descending,
     filter_logits,
     guide,
     gumbel_codes,
@@ -20,6 +21,7 @@ from minivar.sampling import (
     sample_raster,
     sample_scales,
 )
+from minivar.sampling.filters import sorted_values
 from minivar.sampling.winograd import WinogradConv
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer.nets import Upsample
@@ -71,6 +73,20 @@ def test_filters_switched_off_change_nothing():
 def test_codes_that_tie_for_the_last_place_all_stay():
     logits = torch.tensor([[[3.0, 1.0, 2.0, 2.0, 0.0]]])
     assert filter_logits(logits, top_k=2).isfinite().tolist() == [[[True, False, True, True, False]]]
+
+
+def test_codes_equal_to_the_last_one_kept_survive():
+    logits = torch.tensor([[[2.0, 1.0, 3.0, 1.0, 0.0]]])
+    # probabilities .22, .08, .59, .08, .03: two have a mass of .81, a third crosses .85 with its twin
+    assert filter_logits(logits, top_p=0.85).isfinite().tolist() == [[[True, True, True, True, False]]]
+    kept = filter_descending(logits[0], top_p=0.85).isfinite().tolist()
+    assert kept == [[True, True, True, True, False]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_values_are_sorted_as_torch_sorts_them(dtype):
+    logits = torch.randn(3, 5, 40, generator=seeded()).to(dtype).masked_fill(torch.arange(40) % 7 == 0, -torch.inf)
+    assert torch.equal(sorted_values(logits), logits.sort(dim=-1).values)
 
 
 def test_nucleus_is_taken_of_what_top_k_left():

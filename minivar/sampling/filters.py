@@ -1,5 +1,6 @@
 """From the logits of a model to those that are drawn from: guidance, top-k, nucleus."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,26 +14,37 @@ def guide(logits_2BlV: Tensor, strength: float) -> Tensor:
 def filter_logits(logits_BlV: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     """Set all but the likeliest codes to -inf: the ``top_k`` best, then of these the nucleus of mass ``top_p``.
 
-    0 switches a filter off. The best code always survives. Nucleus: arXiv 1904.09751.
+    0 switches a filter off. The best code always survives, and so do codes that equal the last one kept. Nucleus:
+    arXiv 1904.09751.
     """
-    if top_k > 0:
-        kth_Bl1 = logits_BlV.topk(min(top_k, logits_BlV.shape[-1]), dim=-1).values[..., -1:]
-        logits_BlV = logits_BlV.masked_fill(logits_BlV < kth_Bl1, -torch.inf)
+    if top_k <= 0 and top_p <= 0:
+        return logits_BlV
+    ascending = sorted_values(logits_BlV)
+    kept = min(top_k, ascending.shape[-1]) if top_k > 0 else ascending.shape[-1]
+    least_Bl1 = ascending[..., -kept, None]
     if top_p > 0:
-        ascending, order = logits_BlV.sort(dim=-1)
+        ascending = ascending.masked_fill(ascending < least_Bl1, -torch.inf)
         drop = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
         drop[..., -1] = False
-        logits_BlV = logits_BlV.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
-    return logits_BlV
+        least_Bl1 = ascending.gather(-1, drop.sum(dim=-1, keepdim=True))
+    return logits_BlV.masked_fill(logits_BlV < least_Bl1, -torch.inf)
 
 
 def filter_descending(logits_BV: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """LlamaGen's filters: the ``top_k`` best codes (0: all), then the fewest of mass above ``top_p`` (1: all)."""
     logits_BV = filter_logits(logits_BV, top_k)
     if top_p < 1.0:
-        descending, order = logits_BV.sort(dim=-1, descending=True)
-        drop = descending.softmax(dim=-1).cumsum(dim=-1) > top_p
-        # shifted by one: the code that crosses top_p stays
-        drop = torch.cat([torch.zeros_like(drop[..., :1]), drop[..., :-1]], dim=-1)
-        logits_BV = logits_BV.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+        descending = sorted_values(logits_BV).flip(-1)
+        keep = descending.softmax(dim=-1).cumsum(dim=-1) <= top_p
+        # the code that crosses top_p stays
+        crossing_B1 = keep.sum(dim=-1, keepdim=True).clamp(max=keep.shape[-1] - 1)
+        logits_BV = logits_BV.masked_fill(logits_BV < descending.gather(-1, crossing_B1), -torch.inf)
     return logits_BV
+
+
+def sorted_values(logits: Tensor) -> Tensor:
+    """The last dimension in ascending order. Where the order itself is not asked for, NumPy's sort is ten times as
+    fast on a CPU as PyTorch's, which keeps account of it."""
+    if type(logits) is Tensor and logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return torch.from_numpy(np.sort(logits.detach().numpy(), axis=-1))
+    return logits.sort(dim=-1).values
