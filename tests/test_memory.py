@@ -93,6 +93,15 @@ def test_the_trace_of_a_transformer_is_that_of_a_real_forward(config):
         assert traced.of(images) == pytest.approx(real, rel=0.05)  # attention is another kernel there
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("config", [var_config(depth=7, drop_path=0.1), GPTConfig(**{**SMALL, "depth": 6})])
+def test_three_blocks_tell_what_all_of_them_keep(config, again):
+    with torch.device("meta"):
+        model = build(config).train()
+    whole = memory._traced((model,), lambda model, images: memory.transformer_step(model, images), again)
+    assert memory.transformer_activations(config, again) == whole
+
+
 def test_the_trace_of_a_tokenizer_is_that_of_a_real_forward():
     config = tokenizer_config()
     tokenizer, objective = VQVAE(config), TokenizerLoss(GAN, 1, steps=10)

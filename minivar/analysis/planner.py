@@ -6,6 +6,7 @@ GPU's peak that a run achieves, so it is an argument; ``implied_utilisation`` sa
 Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from minivar.analysis import complexity, memory
 from minivar.analysis.costs import PUBLISHED, recipe
 from minivar.analysis.launch import one_node
 from minivar.distributed import Ranks
+from minivar.tokenizer import LossConfig, TokenizerConfig
 from minivar.training import Preset, TrainConfig, TrainingError, accumulation, check_config, total_steps
 
 IMAGENET = 1_281_167  # training images
@@ -144,13 +146,7 @@ def _tokenizer(preset: Preset, config: TrainConfig, gpus: int) -> dict[str, obje
     """The same of a tokenizer, which is under DDP with either strategy, and of its discriminator and LPIPS."""
     loss = preset.tokenizer_loss
     tokenizer, objective = memory.tokenizer_and_loss(preset.tokenizer, loss)
-    image = torch.zeros(1, preset.tokenizer.nets.image_channels, *preset.tokenizer.image_size, device="meta")
-    flops = (4 if config.recompute else 3) * complexity.count_flops(lambda: tokenizer(image))["all"]
-    if objective.perceptual is not None:  # forward of image and reconstruction, and back to the latter's pixels
-        flops += 1.5 * complexity.count_flops(lambda: objective.perceptual(image, image))["all"]
-    if objective.discriminator is not None:  # an opinion of one image, back to its pixels; then it learns from two
-        share = 1 - objective.start / memory.MANY_STEPS  # of the steps
-        flops += 8 * share * complexity.count_flops(lambda: objective.discriminator(image))["all"]
+    forward, judging = _tokenizer_flops(preset.tokenizer, loss)
     learning = _size(tokenizer) + (0 if objective.discriminator is None else _size(objective.discriminator))
     activations = memory.tokenizer_activations(preset.tokenizer, loss, config.recompute)
     return {
@@ -160,8 +156,21 @@ def _tokenizer(preset: Preset, config: TrainConfig, gpus: int) -> dict[str, obje
             "LPIPS": 4 * sum(buffer.numel() for buffer in objective.perceptual.buffers()) if loss.perceptual else 0,
             "activations": activations.of(_at_a_time(config, gpus)),
         },
-        "FLOPs per step": round(flops * config.batch_size),
+        "FLOPs per step": round(((4 if config.recompute else 3) * forward + judging) * config.batch_size),
     }
+
+
+@functools.cache
+def _tokenizer_flops(config: TokenizerConfig, loss: LossConfig) -> tuple[int, float]:
+    """FLOPs an image: of the tokenizer's forward pass, and of all that LPIPS and discriminator do in a step."""
+    tokenizer, objective = memory.tokenizer_and_loss(config, loss)
+    image, judging = torch.zeros(1, config.nets.image_channels, *config.image_size, device="meta"), 0.0
+    if objective.perceptual is not None:  # forward of image and reconstruction, and back to the latter's pixels
+        judging += 1.5 * complexity.count_flops(lambda: objective.perceptual(image, image))["all"]
+    if objective.discriminator is not None:  # an opinion of one image, back to its pixels; then it learns from two
+        share = 1 - objective.start / memory.MANY_STEPS  # of the steps
+        judging += 8 * share * complexity.count_flops(lambda: objective.discriminator(image))["all"]
+    return complexity.count_flops(lambda: tokenizer(image))["all"], judging
 
 
 def _size(module: nn.Module) -> int:
