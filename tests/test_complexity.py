@@ -248,7 +248,8 @@ def test_an_unknown_order_is_refused():
         complexity.sampling("spiral", 4)
 
 
-def test_the_command_prints_everything(capsys):
+def test_the_command_prints_everything(monkeypatch, capsys):
+    monkeypatch.setattr(complexity, "time_call", functools.partial(complexity.time_call, at_least=0.01))
     assert cli.main(["complexity", "--json", "--sides", "1,2,4"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert len(report["rows"]) == 12

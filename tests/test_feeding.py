@@ -6,8 +6,6 @@ import itertools
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -208,32 +206,24 @@ def test_too_many_unreadable_images_stop_a_run_with_workers(damaged, tmp_path):
     assert len(log_of(tmp_path)) < 3  # within the first epoch
 
 
-KILLED = """
-if __name__ == "__main__":  # what the workers need not import
-    import os, signal, sys
-    from pathlib import Path
-    from test_feeding import TINY, training, var_task, worker_pids
-
+def train_and_be_killed(folder: Path, out: Path) -> None:
     class Killed(training.VARTask):
         def after_step(self, step):
             if step == 4:  # of three an epoch
                 pids = [pid for tokens in (self.tokens, self.heldout_tokens) for pid in worker_pids(tokens.source)]
-                Path(sys.argv[2], "pids.txt").write_text(" ".join(map(str, pids)))
+                (out / "pids.txt").write_text(" ".join(map(str, pids)))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    task = var_task(Path(sys.argv[1]), Killed)
-    training.fit(task, TINY, sys.argv[2], progress=False, workers=2)
-"""
+    training.fit(var_task(folder, Killed), TINY, out, progress=False, workers=2)
 
 
 @pytest.mark.slow
 def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit_with_other_workers(folder, tmp_path):
     training.fit(var_task(folder), TINY, tmp_path / "whole", progress=False, workers=0)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    (tmp_path / "killed.py").write_text(KILLED)
-    command = [sys.executable, str(tmp_path / "killed.py"), str(folder), str(tmp_path / "parts")]
-    killed = subprocess.run(command, env=environment, capture_output=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    said = tmp_path / "said"
+    assert processes.run(train_and_be_killed, folder, tmp_path / "parts", said=said) == -signal.SIGKILL, (
+        said.read_text()
+    )
     assert [entry["step"] for entry in log_of(tmp_path / "parts")] == [1, 2, 3, 4]
     told = training.fit(var_task(folder), TINY, tmp_path / "parts", progress=False, workers=1)
     assert told["resumed_at"] == 4

@@ -1,6 +1,7 @@
 """The ImageNet chapter under papermill, as a full run calls it: into a folder, and once more into the same one.
 
-Without its rehearsals, among them the run that is stopped and resumed: those are cells that nbval executes.
+By two processes first. One process alone, and the rehearsals, such as the run that is stopped and resumed, are what
+nbval executes.
 """
 
 import json
@@ -57,14 +58,16 @@ def steps_and_losses(out: Path) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> tuple[Path, str]:
-    """The folder of a run, and what the page printed."""
+    """The folder of a run of two processes, which share the transformer, and what the page printed."""
     place = tmp_path_factory.mktemp("first")
-    return place / "run", execute(place / "run", place)
+    return place / "run", execute(place / "run", place, processes=2, strategy="fsdp")
 
 
-def test_a_run_leaves_everything_and_the_same_call_finds_it(first, tmp_path):
+@pytest.mark.distributed
+def test_two_processes_leave_everything(first):
     out, printed = first
     assert "arr_0: uint8 (18, 32, 32, 3)" in printed
+    assert (out / "var.state" / "latest.json").is_file()  # sharded
     tokenizer, model, header = checkpoints.load_pair(out)
     assert header["preset"] == "folder-smoke"
     cache = caches.TokenCache(out / "tokens")
@@ -81,8 +84,11 @@ def test_a_run_leaves_everything_and_the_same_call_finds_it(first, tmp_path):
     assert scores["preset"] == "folder-smoke" and 0 < scores["heldout_loss"] < 6
     assert not {"fid", "inception_score", "precision", "recall"} & scores.keys()
 
-    written = written_at(out)
-    assert len(written) > 4
+
+def test_the_same_call_finds_it_on_one_process_too(first, tmp_path):
+    out, _ = first
+    log, written, scores = steps_and_losses(out), written_at(out), json.loads((out / "scores.json").read_text())
+    assert len(written) > 3
     (out / "evaluator.txt").write_text("FID: 12.5\nInception Score: 3.25\nPrecision: 0.5\nRecall: 0.25\n")
     printed = execute(out, tmp_path)
     assert steps_and_losses(out) == log
@@ -91,12 +97,3 @@ def test_a_run_leaves_everything_and_the_same_call_finds_it(first, tmp_path):
     assert row.split()[-4:] == ["12.50", "3.2", "0.50", "0.25"]
     after = json.loads((out / "scores.json").read_text())
     assert after["fid"] == 12.5 and {key: after[key] for key in scores} == scores
-
-
-@pytest.mark.distributed
-def test_two_processes_by_the_same_page(first, tmp_path):
-    out = tmp_path / "run"
-    printed = execute(out, tmp_path, processes=2, strategy="fsdp", tokenizer_from=str(first[0]))
-    assert (out / "var.state" / "latest.json").is_file()  # sharded
-    assert "arr_0: uint8 (18, 32, 32, 3)" in printed
-    assert [entry[:2] for entry in steps_and_losses(out)][-1] == ("var", 12)

@@ -428,11 +428,13 @@ SETTINGS = {
     "tokenizer_train.batch_size": 20,
     "tokenizer_train.log_every": 2,
     "tokenizer_train.checkpoint_every": 4,
+    "tokenizer_train.validate_images": 40,
     "model.width": 48,
     "model_train.epochs": 0.1,
     "model_train.batch_size": 20,
     "model_train.log_every": 2,
     "model_train.checkpoint_every": 4,
+    "model_train.validate_images": 40,
 }  # 36 steps and 18 lines of log for each of the two models
 
 
