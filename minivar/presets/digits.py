@@ -11,9 +11,19 @@ BATCH = 64
 
 
 def digits(
-    name: str, tokenizer_steps: int, var_steps: int, views: int = 1, validate_every: int | None = None
+    name: str,
+    tokenizer_steps: int,
+    var_steps: int,
+    views: int = 1,
+    rates: tuple[float, float] = (16e-3, 12e-3),  # per 256 images, of the tokenizer and of the transformer
+    hold: float = 0.5,
+    **often: int | None,
 ) -> Preset:
-    """The digits runs differ in how many steps they train, on how many views, and how often they validate."""
+    """The digits runs differ in how many steps they train, on how many views, how fast, and how often they save.
+
+    A short run gains from staying at the full rate for half of it. With the published twentieth 1,750 steps of the
+    transformer reached a validation loss of 3.739, with a half 3.719, as 2,500 did before (3.718; one seed).
+    """
     steps_an_epoch = IMAGES * views // BATCH
     schedule = ScaleSchedule((1, 2, 3, 4))
     nets = NetConfig(
@@ -27,15 +37,15 @@ def digits(
     )
     tokenizer = TokenizerConfig(image_size=28, nets=nets, codebook_size=512, code_dim=16, schedule=schedule)
     var = VARConfig.from_depth(3, num_classes=10, codebook_size=512, code_dim=16, schedule=schedule, gamma_init=0.1)
-    often = {"log_every": 25, "checkpoint_every": 250, "validate_every": validate_every}
-    often |= {"batch_size": BATCH, "base_lr": 8e-3, "final_lr_ratio": 0.01}
+    often = {"log_every": 25, "batch_size": BATCH, "final_lr_ratio": 0.01, "hold": hold, **often}
+    for_pixels = {"base_lr": rates[0], "weight_decay": 0.0, "clip": 1.0}
     return Preset(
         name=name,
         dataset="digits",
         views=views,
         tokenizer=tokenizer,
-        tokenizer_train=TrainConfig(epochs=tokenizer_steps / steps_an_epoch, weight_decay=0.0, clip=1.0, **often),
+        tokenizer_train=TrainConfig(epochs=tokenizer_steps / steps_an_epoch, **for_pixels, **often),
         model=var,
-        model_train=TrainConfig(epochs=var_steps / steps_an_epoch, **often),
+        model_train=TrainConfig(epochs=var_steps / steps_an_epoch, base_lr=rates[1], **often),
         sampling=SamplingConfig(cfg=1.0, top_k=0, top_p=0.0),
     )
