@@ -65,7 +65,7 @@ __all__ = [
 
 PRESETS: dict[str, Preset] = {
     # steps of the tokenizer and of the transformer
-    "digits-smoke": digits("digits-smoke", 375, 225, checkpoint_every=75, validate_every=75),
+    "digits-smoke": digits("digits-smoke", 375, 225, checkpoint_every=250, validate_every=50),
     "digits": digits("digits", 1300, 1700, views=4),
     "digits-long": digits("digits-long", 4000, 10_000, views=16, rates=(8e-3, 8e-3), hold=0.05, checkpoint_every=250),
     "emoji": emoji("emoji", 3394, 27_152),
