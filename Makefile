@@ -12,7 +12,8 @@ STAMP := .venv/.installed
 
 # The pages, each the work of one process: the longest begin, after the test that runs one by papermill.
 LONGEST := $(patsubst %,notebooks/%.ipynb,06_training 07_sampling 13_imagenet 02_raster 01_images_as_tokens)
-PAGES := tests/test_notebook_13.py $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard notebooks/*.ipynb)))
+PAPERMILL := tests/test_notebook_13.py
+PAGES := $(PAPERMILL) $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard notebooks/*.ipynb)))
 
 # Notebooks name the kernel `python3`: let that be .venv's, whatever else the machine has.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -38,7 +39,7 @@ test: $(STAMP)  ## lint, check spelling and imports, run the tests, then every n
 			|| { echo "The lines above are in $$nb."; exit 1; }; \
 	done
 	.venv/bin/lint-imports
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --ignore=tests/test_notebook_13.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --ignore=$(PAPERMILL)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PAGES)
 
@@ -58,7 +59,7 @@ test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would,
 bench: $(STAMP)  ## time sampling, coding and training against a plain reference (half an hour on two quiet cores)
 	$(PY) -m experiments.bench
 
-mutants: $(STAMP)  ## make small faults in the numerical core, one at a time, and count how many a test notices (an hour)
+mutants: $(STAMP)  ## make small faults in the numerical core, one at a time, and count how many a test notices (10 minutes)
 	$(PY) experiments/mutants.py
 
 gpu-check: $(STAMP)  ## try on the GPUs of this machine what no test can try without one, and write gpu-report.md

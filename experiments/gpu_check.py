@@ -79,8 +79,8 @@ def main() -> int:
         return 2
     on_gpu = device.type == "cuda"
     processes = args.processes or (min(8, torch.cuda.device_count()) if on_gpu else 2)
-    if args.quick:  # traced, without the minutes that a C++ compiler takes
-        torch.compile = functools.partial(torch.compile, backend="eager")
+    if args.quick:  # traced as for the real backend, without the minutes that a C++ compiler takes
+        torch.compile = functools.partial(torch.compile, backend="aot_eager")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_pictures(folder / "pictures")

@@ -1,6 +1,6 @@
 """How much of the numerical core the tests hold: small faults, made one at a time, and whether a test notices.
 
-    make mutants                                          # 200 faults, about an hour on two cores
+    make mutants                                          # 200 faults, about ten minutes on two cores
     python experiments/mutants.py --number 40 --seed 1
     python experiments/mutants.py --again                 # only what survived, or had no time, the last time
 
@@ -286,6 +286,10 @@ def main() -> None:
     began = time.monotonic()
     if options.again:
         old = json.loads(RESULT.read_text())
+        if subprocess.run(
+            ["git", "diff", "--quiet", old["commit"], "--", "minivar"], cwd=ROOT, check=False
+        ).returncode:
+            sys.exit(f"minivar/ is not what it was at {old['commit']}, the commit of the last result: draw anew.")
         drawn = [mutant for mutant in old["mutants"] if mutant["fate"] in ("survived", "equivalent", "not run")]
         kept = [mutant for mutant in old["mutants"] if mutant not in drawn]
         header = {name: old[name] for name in ("seed", "of")}

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from minivar import presets, training
 from minivar.distributed import Ranks
-from minivar.models import build
+from minivar.models import GPT, build
 from minivar.tokenizer import VQVAE
 from minivar.training import loop
 
@@ -76,7 +76,9 @@ def main() -> None:
     tokenizer, model = VQVAE(preset.tokenizer), build(preset.model)
     phases = {  # made when their turn comes: the second freezes the tokenizer
         "tokenizer_train": lambda: training.TokenizerTask(tokenizer, images),
-        "model_train": lambda: training.VARTask(model, tokenizer, images),
+        "model_train": lambda: (training.GPTTask if isinstance(model, GPT) else training.VARTask)(
+            model, tokenizer, images
+        ),
     }
     for name, make in phases.items():
         task, config = make(), getattr(preset, name)

@@ -463,10 +463,13 @@ def test_a_whole_table_can_be_given_and_changed_at_once():
     assert preset.tokenizer == tokenizer
 
 
+EPOCHS = presets.get("digits").model_train.epochs
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("model_train.epochs", "2", "model_train.epochs must be a number, such as 3.556; got '2'."),
+        ("model_train.epochs", "2", f"model_train.epochs must be a number, such as {EPOCHS:.4g}; got '2'."),
         ("model_train.batch_size", 2.0, "model_train.batch_size must be a whole number, such as 64; got 2.0."),
         ("model_train.batch_size", True, "model_train.batch_size must be a whole number, such as 64; got True."),
         (

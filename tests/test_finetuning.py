@@ -46,8 +46,8 @@ def own(tmp_path):
     return tmp_path / "own"
 
 
-def train(start, data, out, *more, settings=SETTINGS) -> int:
-    words = [word for setting in settings for word in ("--set", setting)]
+def train(start, data, out, *more) -> int:
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
     return cli.main(["train", "--init", str(start), "--data", str(data), "--out", str(out), *words, *more])
 
 
@@ -90,8 +90,8 @@ def published(folder, schedule=VAR_256):
 
 
 def test_a_published_pair_is_a_start_like_any_other(pictures, tmp_path):
-    start, short = published(tmp_path / "var-d2"), ["model_train.batch_size=2", "model_train.epochs=0.125"]
-    assert train(start, pictures, tmp_path / "run", "--preset", "folder-smoke", settings=short) == 0
+    more = ["--preset", "folder-smoke"]
+    assert train(published(tmp_path / "var-d2"), pictures, tmp_path / "run", *more) == 0
     tokenizer, model, _ = checkpoints.load_pair(tmp_path / "run")
     assert model.schedule == tokenizer.schedule == VAR_256
     assert model.config.num_classes == 2

@@ -1,7 +1,7 @@
 """The ImageNet chapter under papermill, as a full run calls it: into a folder, and once more into the same one.
 
-By two processes first. One process alone, and the rehearsals, such as the run that is stopped and resumed, are what
-nbval executes.
+By two processes first, and by one. The rehearsals, such as the run that is stopped and resumed, are cells that nbval
+executes.
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import papermill
 import pytest
 
-from minivar import checkpoints, training
+from minivar import checkpoints, files, training
 from minivar.tokenizer import caches
 
 pytestmark = pytest.mark.slow
@@ -97,3 +97,12 @@ def test_the_same_call_finds_it_on_one_process_too(first, tmp_path):
     assert row.split()[-4:] == ["12.50", "3.2", "0.50", "0.25"]
     after = json.loads((out / "scores.json").read_text())
     assert after["fid"] == 12.5 and {key: after[key] for key in scores} == scores
+
+
+def test_a_tokenizer_of_another_run_is_taken_as_it_is(first, tmp_path):
+    out = tmp_path / "run"
+    execute(out, tmp_path, tokenizer_from=str(first[0]))
+    taken, given = (checkpoints.load(folder / "tokenizer.safetensors", "VQVAE")[0] for folder in (out, first[0]))
+    assert files.weights_fingerprint(taken) == files.weights_fingerprint(given)
+    assert {entry[0] for entry in steps_and_losses(out)} == {"var"}
+    assert steps_and_losses(out)[-1][:2] == ("var", 12)
