@@ -34,7 +34,7 @@ TESTS = {
     "evaluation/metrics": ["metrics"],
     "evaluation/judges": ["metrics"],
     "training/schedules": ["loop_by_hand", "train", "raster_training"],
-    "training/loop": ["loop_by_hand", "gan_training", "train"],
+    "training/loop": ["loop_by_hand", "gan_training", "train", "validation"],
     "training/config": ["accumulation", "config"],
     "training/recompute": ["recompute", "train"],
     "training/tasks": ["loop_by_hand", "gan_training", "train", "raster_training", "progress"],

@@ -343,7 +343,7 @@ def test_training_views_are_named_by_group_style_and_subgroup(splits, still_view
         expected = (group, f"{group}, {drawn}", f"{subgroup.names[subgroup.values[i]]}, {drawn}")[detail]
         assert views.class_names[label] == expected
         seen.add((i, detail))
-    by_detail = torch.bincount(torch.tensor([detail for _, detail in seen]))
+    by_detail = torch.bincount(torch.tensor([detail for _, detail in seen]), minlength=3)
     assert by_detail.min() > 0.4 * len(heldout)
 
 

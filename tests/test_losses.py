@@ -159,17 +159,20 @@ def test_lecam_by_hand_and_its_state():
     assert LeCam().eval()(real, fake).isfinite()
 
 
-def test_codebook_entropy_by_hand():
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_codebook_entropy_by_hand(temperature):
     codes = torch.eye(4) * 10
     assert codebook_entropy(codes, codes).item() == pytest.approx(-math.log(4))  # sure, and each of its own code
     assert codebook_entropy(codes[:1].repeat(4, 1), codes).item() == pytest.approx(0, abs=1e-6)  # sure, all the same
     assert codebook_entropy(torch.zeros(4, 4), codes).item() == pytest.approx(0, abs=1e-5)  # undecided
-    p = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # two vectors and two codes on a line, temperature 1
-    # p_n = softmax(-(z_n - e)^2) with e = 0 and 1: the log odds are 1 - 2 z
-    vectors = ((1 - (p[:, 0] / p[:, 1]).log()) / 2)[:, None]
+    p = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # two vectors and two codes on a line
+    # p_n = softmax(-(z_n - e)^2 / T) with e = 0 and 1: the log odds are (1 - 2 z) / T
+    vectors = ((1 - temperature * (p[:, 0] / p[:, 1]).log()) / 2)[:, None]
     mean = p.mean(0)
     expected = -(p * p.log()).sum(1).mean() + (mean * mean.log()).sum()
-    assert codebook_entropy(vectors, torch.tensor([[0.0], [1.0]]), 1.0).item() == pytest.approx(expected.item())
+    assert codebook_entropy(vectors, torch.tensor([[0.0], [1.0]]), temperature).item() == pytest.approx(
+        expected.item()
+    )
 
 
 def test_codebook_entropy_has_finite_gradients():
