@@ -61,6 +61,7 @@ def line_panels(panels, title: str, reference: tuple[str, float] | None = None) 
     for ax, (name, x, series, x_label, y_label) in zip(axes[0], panels, strict=True):
         for i, (label, y) in enumerate(series.items()):
             ax.plot(x, y, color=COLOURS[i], lw=1.6, label=label)
+        ax.margins(y=0.3)  # above the curves, for the legend
         ax.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
         ax.set_title(name, fontsize=10)
         ax.grid(alpha=0.3)
