@@ -12,11 +12,23 @@ import torch.nn.functional as F
 from conftest import NETS, tokenizer_config, var_config, wake
 
 from experiments.bench import memory, old, report, run, workloads
-from experiments.bench.measuring import COPY, PRODUCT, Processors, Rounds, Work, Yardsticks, count, interleave
+from experiments.bench.measuring import (
+    COPY,
+    PRODUCT,
+    SHAPES,
+    Processors,
+    Rounds,
+    Work,
+    Yardsticks,
+    address,
+    count,
+    interleave,
+    tensors_in,
+)
 from experiments.bench.measuring import share_of_others as others
 from experiments.bench.reference import ReferenceGPT, ReferenceTokenizer, ReferenceVAR
 from experiments.bench.reference import var as reference_var
-from minivar.models import GPT, VAR, GPTConfig
+from minivar.models import GPT, VAR, GPTConfig, products
 from minivar.sampling import packing, sample, sample_raster
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE
@@ -175,16 +187,22 @@ SHAKY = [1.0, 1.4, 1.0, 1.3, 0.9]
 YARDSTICKS = Yardsticks({}, flop=100e9, bytes=10e9)  # 100 GFLOP/s and 10 GB/s, where both take a second
 
 
-def rounds(minivar=STEADY, reference=STEADY, package=None, busy=0.0, product=STEADY, copied=STEADY) -> Rounds:
-    seconds = {workloads.MINIVAR: minivar, workloads.REFERENCE: reference, PRODUCT: product, COPY: copied}
+def rounds(
+    minivar=STEADY, reference=STEADY, package=None, busy=0.0, product=STEADY, copied=STEADY, alone=STEADY
+) -> Rounds:
+    yardsticks = {PRODUCT: product, COPY: copied, SHAPES: alone}
+    seconds = {workloads.MINIVAR: minivar, workloads.REFERENCE: reference, **yardsticks}
     return Rounds({**seconds, workloads.OLD: package} if package else seconds, busy)
 
 
 def test_a_quiet_machine_gives_ratios():
     slower = [1.5 * x for x in STEADY]
     row = report.row_of(
-        Work(50 * 10**9, 10**9), rounds(reference=slower, package=[3 * x for x in STEADY]), YARDSTICKS
+        Work(50 * 10**9, 10**9),
+        rounds(reference=slower, package=[3 * x for x in STEADY], alone=[0.9 * x for x in STEADY]),
+        YARDSTICKS,
     )
+    assert row["products_alone"] == pytest.approx(0.9)
     assert row["busy"] is None
     assert row["against_reference"] == pytest.approx(1.5) and row["reference_against_old"] == pytest.approx(2.0)
     assert row["gflop_per_second"] == pytest.approx(50) and row["product_gflop_per_second"] == pytest.approx(100)
@@ -203,22 +221,32 @@ def test_rounds_that_lie_apart_give_no_ratio_with_those_they_belong_to():
     row = report.row_of(Work(10**9, 1), rounds(product=SHAKY), YARDSTICKS)
     assert row["against_reference"] is not None
     assert row["share_of_product"] is row["share_of_roofline"] is None
+    row = report.row_of(Work(10**9, 1), rounds(alone=SHAKY), YARDSTICKS)
+    assert row["products_alone"] is None and row["against_reference"] is not None
 
 
 def test_a_machine_that_is_slow_for_everyone_does_not_matter():
     slower = [2 * x for x in SHAKY]
-    row = report.row_of(Work(10**9, 1), rounds(SHAKY, slower, slower, product=SHAKY, copied=SHAKY), YARDSTICKS)
+    row = report.row_of(
+        Work(10**9, 1), rounds(SHAKY, slower, slower, product=SHAKY, copied=SHAKY, alone=SHAKY), YARDSTICKS
+    )
     assert row["busy"] is None
     assert (row["against_reference"], row["reference_against_old"]) == pytest.approx((2.0, 1.0))
 
 
 def test_other_processes_take_every_ratio_away():
     row = report.row_of(Work(10**9, 1), rounds(package=STEADY, busy=0.06), YARDSTICKS)
-    compared = ("against_reference", "reference_against_old", "share_of_product", "share_of_roofline")
-    assert [row[key] for key in compared] == [None] * 4
+    compared = (
+        "against_reference",
+        "reference_against_old",
+        "share_of_product",
+        "share_of_roofline",
+        "products_alone",
+    )
+    assert [row[key] for key in compared] == [None] * 5
     row |= {"name": "it", "peak_bytes": {workloads.MINIVAR: 0}}
     assert "other processes took 6% of the processors" in report.remarks([row], None)[0]
-    assert report.table([row]).split("\n")[1].split().count("busy") == 4
+    assert report.table([row]).split("\n")[1].split().count("busy") == 5
     assert rounds(busy=None).busy((PRODUCT, COPY)) is None  # where nobody counts
 
 
@@ -243,10 +271,10 @@ def test_functions_are_timed_in_turn():
 
 def test_work_is_that_of_products_convolutions_and_attention():
     x, w = torch.ones(2, 3), torch.ones(4, 3)
-    work, out = count(lambda: F.linear(x, w).relu())
+    work, out, _ = count(lambda: F.linear(x, w).relu())
     assert out.shape == (2, 4)
     assert work == (2 * 2 * 3 * 4, 4 * (2 * 3 + 4 * 3 + 2 * 4))
-    if packing.works():
+    if products.HAS_ONEDNN:
         linear = packing.PackedLinear(w, None)
         assert count(lambda: linear(x))[0].flop == 2 * 2 * 3 * 4
     assert count(lambda: torch.ones(2, 4).addmm_(x, w.T))[0].flop == 2 * 2 * 3 * 4
@@ -254,6 +282,34 @@ def test_work_is_that_of_products_convolutions_and_attention():
     assert count(lambda: F.conv2d(image, kernel, padding=1))[0].flop == 2 * 64 * 27 * 5
     q, k = torch.ones(2, 3, 7, 8), torch.ones(2, 3, 9, 8)
     assert count(lambda: F.scaled_dot_product_attention(q, k, k))[0].flop == 2 * (2 * 2 * 3 * 7 * 9 * 8)
+
+
+def test_products_can_be_computed_again_without_the_rest():
+    """The same work on the same weights; what lay between is one tensor for each shape."""
+    first, second = torch.nn.Linear(3, 4), torch.nn.Linear(4, 4)
+    image, kernel = torch.ones(1, 3, 8, 8), torch.ones(5, 3, 3, 3)
+
+    def call():
+        x = second(second(first(torch.ones(2, 3)).sigmoid()).sigmoid())
+        return x, F.conv2d(image + 1, kernel).relu()
+
+    work, _, again = count(call)
+    assert count(again)[0] == work
+    calls = again.__self__.calls
+    assert [operation.overloadpacket.__name__ for operation, *_ in calls] == ["addmm"] * 3 + ["convolution"]
+    at = [[address(x) for x in tensors_in(call)] for call in calls]
+    assert at[0][2] == address(first.weight)  # seen through a view, which makes no weight an activation
+    assert at[1] == at[2] and at[1][2] == address(second.weight)
+    assert at[3][1] == address(kernel) and at[3][0] != address(image)
+
+
+def test_packed_weights_are_kept_where_they_lie():
+    if not products.HAS_ONEDNN:
+        pytest.skip("this torch has no oneDNN")
+    layer = packing.PackedLinear(torch.ones(4, 3), None)
+    _, _, again = count(lambda: layer(layer(torch.ones(2, 3))[:, :3] + 1))
+    assert [call[1][1] is layer.packed for call in again.__self__.calls] == [True, True]
+    again()
 
 
 def test_attention_is_counted_backwards_too():

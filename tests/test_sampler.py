@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import SCHEDULE, var_config, wake
 
-from minivar.models import GPT, VAR, GPTConfig
+from minivar.models import GPT, VAR, GPTConfig, products
 from minivar.sampling import (
     draw_tokens,
     edit,
@@ -180,7 +180,7 @@ def test_packed_models_draw_the_same(tokenizer, everything_is_large, variant):
     plain = sample(model, tokenizer, LABELS, **options, generator=seeded())
     fast_tokenizer = packed(tokenizer)
     fast = sample(packed(model), fast_tokenizer, LABELS, **options, generator=seeded())
-    assert any(isinstance(module, WinogradConv) for module in fast_tokenizer.modules()) == packing.works()
+    assert any(isinstance(module, WinogradConv) for module in fast_tokenizer.modules()) == products.HAS_ONEDNN
     assert torch.equal(fast.tokens, plain.tokens)
     assert torch.allclose(fast.images, plain.images, atol=1e-4)
 
@@ -205,7 +205,7 @@ def test_packing_replaces_every_large_matrix_and_leaves_the_model_as_it_was(ever
     model = wake(VAR(var_config()))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fast = packed(model)
-    if not packing.works():
+    if not products.HAS_ONEDNN:
         pytest.skip("this torch has no oneDNN")
     assert not [name for name, module in fast.named_modules() if isinstance(module, torch.nn.Linear)]
     assert fast.position_1LD is model.position_1LD
@@ -220,7 +220,7 @@ def test_small_matrices_are_left_alone():
 def test_what_cannot_be_packed_comes_back_as_it_is(monkeypatch):
     model = VAR(var_config())
     assert packed(model.double()) is model
-    monkeypatch.setattr(packing, "works", lambda: False)
+    monkeypatch.setattr(products, "HAS_ONEDNN", False)
     assert packed(model.float()) is model
 
 

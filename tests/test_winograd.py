@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minivar import presets
+from minivar.models import products
 from minivar.sampling import packed, packing, winograd
 from minivar.sampling.winograd import WinogradConv
 from minivar.tokenizer import VQVAE
@@ -60,7 +61,7 @@ def test_its_points_round_less_than_the_customary_ones(monkeypatch):
 
 
 def test_it_replaces_wide_convolutions_of_stride_one_in_a_packed_tokenizer():
-    if not packing.works():
+    if not products.HAS_ONEDNN:
         pytest.skip("this torch has no oneDNN")
     with torch.device("meta"):
         tokenizer = VQVAE(presets.get("var-d16").tokenizer)

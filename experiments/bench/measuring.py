@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 SPREAD = 0.10  # of the median: between the quartiles of the ratios of all rounds, at most
 OTHERS = 0.05  # of all cores: taken by other processes, at most
 AT_LEAST = 0.2  # seconds of a round: shorter calls are repeated within it
 PRODUCT, COPY = "matrix product", "copy"  # the yardsticks among the functions that are timed
+SHAPES = "products of its shapes"  # what minivar's call multiplies, without the rest
 SIDES = {"cpu": (2048, 2**26), "cuda": (8192, 2**28), "quick": (128, 2**16)}  # of the product; numbers of the copy
 
 # What is unknown to torch's counter: a product added in place, the fused attention of CPUs, and products with packed
@@ -64,23 +65,62 @@ class Work(NamedTuple):
     bytes: int  # that these read and write, each operand and result once: weights and activations; nothing else
 
 
-def count(function: Callable[[], object]) -> tuple[Work, object]:
-    """The work of one call, and what it returned."""
-    moved = 0
+class Products(TorchDispatchMode):
+    """Keeps the products, convolutions and attention of a call, so that they can be computed again without the rest.
 
-    class Bytes(TorchDispatchMode):
-        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-            nonlocal moved
-            out = operation(*args, **(kwargs or {}))
-            if operation.overloadpacket in counter.flop_registry:
-                tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
-                moved += sum(x.numel() * x.element_size() for x in tensors)
-            return out
+    Weights are kept, which lie where they lay. What the call itself has made, whose values and places no product's
+    time depends on, is replaced by one tensor for each shape, so that not all activations are held at once.
+    """
 
+    def __init__(self, counted: Callable[[object], bool]) -> None:
+        super().__init__()
+        self.counted, self.bytes, self.calls = counted, 0, []
+        self.made: set[int] = set()  # addresses
+        self.places: dict[tuple, Tensor] = {}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = operation(*args, **kwargs)
+        given, returned = tensors_in((args, kwargs)), tensors_in(out)
+        if self.counted(operation):
+            self.bytes += sum(x.numel() * x.element_size() for x in [*given, *returned])
+            self.calls.append((operation, *tree_map_only(Tensor, self.keep_weights, (args, kwargs))))
+        self.made |= {address(x) for x in returned} - {address(x) for x in given}  # views of weights stay weights
+        return out
+
+    def keep_weights(self, x: Tensor) -> Tensor:
+        """The tensor itself, unless the call made it."""
+        if address(x) not in self.made:
+            return x
+        key = (x.shape, x.stride(), x.dtype, x.device)
+        if key not in self.places:
+            self.places[key] = torch.empty_strided(*key[:2], dtype=x.dtype, device=x.device).fill_(0.01)
+        return self.places[key]
+
+    @torch.no_grad()
+    def again(self) -> None:
+        """Compute all of them, in the order of the call."""
+        for operation, args, kwargs in self.calls:
+            operation(*args, **kwargs)
+
+
+def tensors_in(tree: object) -> list[Tensor]:
+    """The tensors among the leaves."""
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def address(x: Tensor) -> int:
+    """Where its memory begins; of weights in oneDNN's own order, which none but they know, its identity."""
+    return id(x) if x.layout is torch._mkldnn else x.untyped_storage().data_ptr()
+
+
+def count(function: Callable[[], object]) -> tuple[Work, object, Callable[[], None]]:
+    """The work of one call, what it returned, and a function that computes its products alone."""
     counter = FlopCounterMode(display=False, custom_mapping=UNKNOWN)
-    with Bytes(), counter:
+    products = Products(lambda operation: operation.overloadpacket in counter.flop_registry)
+    with products, counter:
         returned = function()
-    return Work(counter.get_total_flops(), moved), returned
+    return Work(counter.get_total_flops(), products.bytes), returned, products.again
 
 
 class Rounds(NamedTuple):

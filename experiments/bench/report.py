@@ -1,16 +1,20 @@
 """What was measured, as JSON and as a table."""
 
-from experiments.bench.measuring import COPY, OTHERS, PRODUCT, SPREAD, Rounds, Work, Yardsticks
+from experiments.bench.measuring import COPY, OTHERS, PRODUCT, SHAPES, SPREAD, Rounds, Work, Yardsticks
 from experiments.bench.old import COMMIT
 from experiments.bench.workloads import MINIVAR, OLD, REFERENCE
 
-HEADS = ("workload", "ms", "spread", "GFLOP/s", "of product", "of roofline", "MB", "x reference", "reference x old")
+HEADS = (
+    *("workload", "ms", "spread", "GFLOP/s", "products", "of product", "of roofline"),
+    *("MB", "x reference", "reference x old"),
+)
 NOTES = f"""\
 ms: median of a call of minivar's; spread: between the quartiles of the ratios to the
 reference, round by round; all are timed in turn.
-GFLOP/s: of matrix products, convolutions and attention, masked positions included; of product: of what a large matrix
-product reached in the same rounds. of roofline: the least time for these FLOPs at the product's speed, or for the
-bytes that they read and write (weights and activations, each once) at a copy's, over the time that it took.
+GFLOP/s: of matrix products, convolutions and attention, masked positions included; products: the share of the time
+that these take alone, in their order and with their weights. of product: of what a large matrix product reached in
+the same rounds. of roofline: the least time for these FLOPs at the product's speed, or for the bytes that they read
+and write (weights and activations, each once) at a copy's, over the time that it took.
 MB: at the peak of the first call, weights not counted. x reference: how many times faster than the reference;
 reference x old: the same of the reference against the package at {COMMIT}.
 All sides keep the memory that they free, as minivar's commands do (allocation.keep_memory), where that is possible.
@@ -23,7 +27,8 @@ def row_of(work: Work, rounds: Rounds, yardsticks: Yardsticks) -> dict:
     peak, bandwidth = yardsticks.flop / product, yardsticks.bytes / copy
     at_least = max(work.flop / peak, work.bytes / bandwidth)
     alone, both = rounds.busy((PRODUCT, MINIVAR), (COPY, MINIVAR)), rounds.busy((REFERENCE, MINIVAR))
-    reasons = [alone, both]
+    shapes = rounds.busy((SHAPES, MINIVAR))
+    reasons = [alone, both, shapes]
     row = {
         "seconds": {
             name: {
@@ -41,6 +46,7 @@ def row_of(work: Work, rounds: Rounds, yardsticks: Yardsticks) -> dict:
         "gflop_per_second": work.flop / took / 1e9,
         "product_gflop_per_second": peak / 1e9,
         "copy_gigabytes_per_second": bandwidth / 1e9,
+        "products_alone": None if shapes else rounds.ratio(SHAPES, MINIVAR),
         "share_of_product": None if alone else work.flop / took / peak,
         "share_of_roofline": None if alone else at_least / took,
         "bound": "compute" if at_least == work.flop / peak else "memory",
@@ -75,6 +81,7 @@ def cells(row: dict) -> tuple[str, ...]:
         f"{1e3 * mine['median']:.1f}",
         f"{row['against_reference_spread']:.0%}",
         f"{row['gflop_per_second']:.1f}",
+        compared("products_alone", ".0%"),
         compared("share_of_product", ".0%"),
         compared("share_of_roofline", ".0%"),
         f"{peaks[MINIVAR] / 1e6:.0f}",

@@ -120,6 +120,7 @@ def row_for(workload: Workload, setting: Setting) -> dict:
         return {**row, "error": f"{workload.name} was not timed, since minivar and the reference disagree: {wrong}."}
     functions = {name: f for name, f in built.functions.items() if not called[name].differing}
     with computing(device, "tf32" if setting.tf32 else "float32"):
+        functions[measuring.SHAPES] = called[MINIVAR].products
         rounds, yardsticks = time_all(functions, workload, setting, called[REFERENCE].seconds)
     row |= report.row_of(called[MINIVAR].work, rounds, yardsticks)
     row["reference_gflop"] = called[REFERENCE].work.flop / 1e9
@@ -130,6 +131,7 @@ class Called(NamedTuple):
     """The first call of a side."""
 
     work: measuring.Work
+    products: Callable[[], None]  # computes its products, convolutions and attention alone
     seconds: float  # with all that is done for the first time only
     differing: str | None  # in what its outputs differ from minivar's
 
@@ -141,10 +143,10 @@ def compare(built: Built, wait: Callable[[], None]) -> dict[str, Called]:
     for name, function in built.functions.items():
         torch.manual_seed(0)
         started = time.perf_counter()
-        work, outputs = measuring.count(function)
+        work, outputs, products = measuring.count(function)
         wait()
         ours = ours or outputs
-        called[name] = Called(work, time.perf_counter() - started, difference(ours, outputs))
+        called[name] = Called(work, products, time.perf_counter() - started, difference(ours, outputs))
         with torch.no_grad():
             for parameter, before in zip(built.changes, kept):
                 parameter.copy_(before)

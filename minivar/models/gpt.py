@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minivar.checks import check
 from minivar.models.layers import MLP, RMSNorm, SwiGLU
+from minivar.models.products import Linear
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class GPTBlock(nn.Module):
             return RMSNorm(width, config.norm_eps) if llama else nn.LayerNorm(width, eps=config.norm_eps)
 
         self.attention_norm, self.mlp_norm = norm(), norm()
-        self.qkv = nn.Linear(width, 3 * width, bias=not llama)
-        self.proj = nn.Linear(width, width, bias=not llama)
+        self.qkv = Linear(width, 3 * width, bias=not llama)
+        self.proj = Linear(width, width, bias=not llama)
         self.mlp = (SwiGLU if llama else MLP)(width, config.mlp_width)
 
     def forward(self, x_BlD: Tensor, table: Tensor | None, cache=None) -> Tensor:
@@ -150,8 +151,8 @@ class GPT(nn.Module):
         width, llama = config.width, config.style == "llama"
         if config.caption_tokens:
             self.null_caption = nn.Parameter(torch.empty(config.caption_tokens, config.caption_dim))
-            self.caption1 = nn.Linear(config.caption_dim, width, bias=False)
-            self.caption2 = nn.Linear(width, width, bias=False)
+            self.caption1 = Linear(config.caption_dim, width, bias=False)
+            self.caption2 = Linear(width, width, bias=False)
         else:
             self.class_embed = nn.Embedding(config.num_classes + 1, width)
         self.token_embed = nn.Embedding(config.codebook_size, width)
@@ -160,7 +161,7 @@ class GPT(nn.Module):
             self.position = nn.Parameter(torch.empty(config.prefix + math.prod(config.grid), width))
         self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.depth))
         self.norm = RMSNorm(width, config.norm_eps) if llama else nn.LayerNorm(width, eps=config.norm_eps)
-        self.head = nn.Linear(width, config.codebook_size, bias=False)
+        self.head = Linear(width, config.codebook_size, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()

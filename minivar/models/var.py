@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minivar.checks import check
 from minivar.models.block_causal import Mask, attend, training_mask
 from minivar.models.layers import MLP, drop_path, modulate
+from minivar.models.products import Linear, linear
 from minivar.precision import full_precision
 from minivar.scales import VAR_256, ScaleSchedule
 
@@ -79,10 +80,10 @@ class Attention(nn.Module):
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))  # k has none: in plain attention the softmax cancels it
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
         self.l2_norm = config.l2_norm_attention
         if self.l2_norm:
             self.log_scale_1H11 = nn.Parameter(torch.full((1, self.heads, 1, 1), math.log(4.0)))
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         """Queries, keys and values side by side: (B, l, D) -> (B, l, 3 D)."""
         if self.qkv.bias is not None:  # packed for sampling, with its bias (sampling/packing.py)
             return self.qkv(x_BlD)
-        return F.linear(x_BlD, self.qkv.weight, self.qkv_bias())
+        return linear(x_BlD, self.qkv.weight, self.qkv_bias())
 
     def qkv_bias(self) -> Tensor:
         """(3 D,): none for the keys."""
@@ -138,7 +139,7 @@ class Block(nn.Module):
         if config.shared_adaln:
             self.ada_table_116D = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
         else:
-            self.ada = nn.Linear(config.width, 6 * config.width)
+            self.ada = Linear(config.width, 6 * config.width)
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, ...]:
         """Class embedding (B, D), or shared modulation (B, 1, 6, D) -> six tensors (B, 1, D)."""
@@ -168,16 +169,16 @@ class VAR(nn.Module):
         self.config = config
         self.schedule = config.schedule
         width, first = config.width, self.schedule.counts[0]
-        self.word_embed = nn.Linear(config.code_dim, width)
+        self.word_embed = Linear(config.code_dim, width)
         self.class_embed = nn.Embedding(config.num_classes + 1, width)
         self.start_1lD = nn.Parameter(torch.empty(1, first, width))
         self.position_1LD = nn.Parameter(torch.empty(1, self.schedule.num_tokens, width))
         self.level_embed = nn.Embedding(self.schedule.num_scales, width)
-        self.shared_ada = nn.Linear(width, 6 * width) if config.shared_adaln else None
+        self.shared_ada = Linear(width, 6 * width) if config.shared_adaln else None
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        self.head_ada = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, config.codebook_size)
+        self.head_ada = Linear(width, 2 * width)
+        self.head = Linear(width, config.codebook_size)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ A matrix product first copies its operands into blocks that fit the registers an
 scale has few tokens, copying a weight matrix takes longer than multiplying with it, and the weights do not change
 from one scale to the next. ``packed`` copies them once. On two AVX2 cores a product of 8 rows with a 1,024 x 3,072
 matrix ran at 36 GFLOP/s before and 95 after, one of 512 rows at 141 and 160; ``make bench`` says what it is worth
-where you are. The functions are oneDNN's, in the form in which ``torch.compile`` calls them on a CPU ("freezing").
+where you are. The functions are oneDNN's, which training uses as well, without packing (models/products.py).
 Of tokenizers with wide convolutions, all get their channels innermost, and the wide ones fewer multiplications
 (``winograd``); those of the digits and the emoji, 64 channels at most, would decode 3 to 7 % slower for it.
 """
@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minivar.models import products
 from minivar.models.layers import MLP
+from minivar.models.products import LARGE, onednn_linear
 from minivar.models.var import Attention
 from minivar.sampling.winograd import WinogradConv
 from minivar.tokenizer.nets import Upsample
 
 Model = TypeVar("Model", bound=nn.Module)
 
-LARGE = 2**17  # numbers in a matrix: packing smaller ones saves less than the longer call costs
 # Channels of a 3x3 convolution: with fewer Winograd's maps cost more than they save. Numbers in its weights, which
 # take four times as much space there: the largest convolutions are those of the smallest grids, and cost little time.
 WIDE, HEAVY = 128, 2**20
@@ -37,10 +38,10 @@ class PackedLinear(nn.Module):
         # oneDNN's own format: neither a parameter nor a buffer, since it can be neither saved nor moved
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
         self.bias = None if bias is None else bias.detach().clone()
-        self.after = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        self.gelu = gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.after)
+        return onednn_linear(x, self.packed, self.bias, self.gelu)
 
 
 class PackedUpsample(nn.Module):
@@ -76,7 +77,7 @@ def packed(model: Model) -> Model:
     hold the matrices only once. Elsewhere than on a CPU with oneDNN, ``model`` itself is returned.
     """
     weights = list(model.parameters())
-    if not works() or any(w.device.type != "cpu" or w.dtype != torch.float32 for w in weights):
+    if not products.HAS_ONEDNN or any(w.device.type != "cpu" or w.dtype != torch.float32 for w in weights):
         return model
     shared = {id(tensor): tensor for tensor in [*weights, *model.buffers()]}
     wide = any(isinstance(module, nn.Conv2d) and suits_winograd(module) for module in model.modules())
@@ -109,12 +110,3 @@ def suits_winograd(conv: nn.Conv2d) -> bool:
     shape = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
     same_size = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.bias is not None
     return same_size and min(conv.in_channels, conv.out_channels) >= WIDE and conv.weight.numel() <= HEAVY
-
-
-def works() -> bool:
-    """Whether this machine's torch has the functions, which are not part of its documented interface."""
-    try:
-        found = PackedLinear(torch.ones(3, 4), None, gelu=True)(torch.ones(2, 4))
-    except (AttributeError, RuntimeError):
-        return False
-    return bool(torch.allclose(found, F.gelu(torch.tensor(4.0), approximate="tanh")))
