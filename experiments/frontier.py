@@ -12,6 +12,8 @@ ones, the floor that a perfect model would reach; of emoji, of training images o
 """
 
 import argparse
+import copy
+import dataclasses
 import functools
 import json
 import subprocess
@@ -107,13 +109,19 @@ class Family(NamedTuple):
     settings: dict[str, float]
 
 
-def load(family: str) -> Family:
-    """The shipped pair and the two that were trained beside it."""
+def load(family: str, only_shapes: bool = False) -> Family:
+    """The shipped pair and the two that were trained beside it; ``only_shapes``: of the same shapes, which is all
+    that a clock needs."""
     tokenizer, model, header = checkpoints.load_pair(CHECKPOINTS / family)
-    others = {
-        kind: checkpoints.load(RUNS / f"{family}-{kind}" / "var.safetensors", "VAR")[0]
-        for kind in ("small", "revealed")
-    }
+    if only_shapes:
+        small = dataclasses.replace(model.config, depth=2, width=64, heads=2)
+        others = {"small": VAR(small).eval(), "revealed": copy.deepcopy(model)}
+        others["revealed"].config = dataclasses.replace(model.config, revealed=0.5)
+    else:
+        others = {
+            kind: checkpoints.load(RUNS / f"{family}-{kind}" / "var.safetensors", "VAR")[0]
+            for kind in ("small", "revealed")
+        }
     return Family(family, tokenizer, {"shipped": model, **others}, header["sampling"])
 
 
@@ -205,7 +213,7 @@ def drawn_anew(draw: Callable[[Tensor, torch.Generator], Tensor], labels_B: Tens
 def measure_time(family: str, rounds: int = 9) -> None:
     """Milliseconds an image of every variant, one and 64 at a time; all variants in turn."""
     keep_memory()
-    material, found = load(family), read()
+    material, found = load(family, only_shapes=True), read()
     labels_N, _ = judge_of(family)
     for count in (1, 64):
         functions = {

@@ -180,6 +180,28 @@ def test_a_wrong_reference_is_refused_before_it_is_timed(tmp_path, monkeypatch, 
     assert row["error"] in capsys.readouterr().out
 
 
+def test_what_was_disturbed_is_timed_again_on_the_same_machine_only(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "bench.json"
+    monkeypatch.setattr(run, "RESULTS", results)
+    assert run.main(["--again"]) == 2
+    assert "There is no bench.json" in capsys.readouterr().err
+    rows = [
+        {"name": "sample-digits-1", "against_reference": 1.2, "error": "as it was"},
+        {"name": "encode-digits", "against_reference": None},
+    ]
+    before = {"machine": {**run.measuring.machine(CPU), "load_before": [9, 9, 9]}, "old": old.COMMIT, "rows": rows}
+    results.write_text(json.dumps(before))
+    monkeypatch.setattr(run, "row_for", lambda workload, setting: {"name": workload.name, "error": "timed again"})
+    assert run.main(["--again"]) == 1
+    assert json.loads(results.read_text())["rows"] == [rows[0], {"name": "encode-digits", "error": "timed again"}]
+    results.write_text(json.dumps({**before, "rows": rows[:1]}))
+    assert run.main(["--again"]) == 2
+    assert "No workload of bench.json was disturbed" in capsys.readouterr().err
+    results.write_text(json.dumps({**before, "machine": {"cores": 1}}))
+    assert run.main(["--again"]) == 2
+    assert "bench.json is of another machine" in capsys.readouterr().err
+
+
 # Busy machines, with made-up measurements -------------------------------------------------------------------------
 
 STEADY = [1.0, 1.01, 1.0, 1.02, 0.99]

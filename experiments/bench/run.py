@@ -2,6 +2,7 @@
 
 python -m experiments.bench                                # all but the largest; half an hour on two quiet cores
 python -m experiments.bench --only sample-digits encode    # those whose names begin so; --list names all
+python -m experiments.bench --again                        # those that the last run found the machine too busy for
 python -m experiments.bench --device cuda --full
 """
 
@@ -46,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{w.name:20} {w.about}{' (--full)' if w.full else ''}" for w in workloads()))
         return 0
     try:
-        device, chosen = find_device(args.device), choose(args.only, args.full)
+        device = find_device(args.device)
+        before = json.loads(RESULTS.read_text()) if args.again and RESULTS.is_file() else None
+        chosen = disturbed(before, device) if args.again else choose(args.only, args.full)
         if args.threads is not None and args.threads < 1:
             raise ValueError(f"PyTorch needs at least 1 thread; got {args.threads}.")
     except ValueError as error:
@@ -63,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
             old, no_old = None, str(error)
         setting = Setting(device, args.quick, args.tf32, old)
         found["rows"] = [row_for(workload, setting) for workload in chosen]
+    if before:
+        fresh = {row["name"]: row for row in found["rows"]}
+        found = {**before, "rows": [fresh.get(row["name"], row) for row in before["rows"]]}
     print(report.table(found["rows"]), "", report.NOTES, *report.remarks(found["rows"], no_old), sep="\n")
     write(found, args.out or (None if args.quick or args.only else RESULTS))
     return 1 if any("error" in row for row in found["rows"]) else 0
@@ -80,6 +86,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"JSON (default: {RESULTS.name}, of a run of all workloads)"
     )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help=f"what was disturbed in the run that {RESULTS.name} is of, on its machine",
+    )
     parser.add_argument("--list", action="store_true", help="name the workloads")
     return parser.parse_args(arguments)
 
@@ -91,6 +102,22 @@ def choose(only: list[str] | None, full: bool) -> list[Workload]:
     if not chosen:
         raise ValueError(f"No workload's name begins with {' or '.join(only)}: --list names them.")
     return chosen
+
+
+def disturbed(before: dict | None, device: torch.device) -> list[Workload]:
+    """The workloads whose ratio to the reference is missing from a run on this machine; ``ValueError`` if there are
+    none, or it was another machine's."""
+    if before is None:
+        raise ValueError(f"There is no {RESULTS.name} whose disturbed workloads could be timed again.")
+    here, there = (
+        {k: v for k, v in m.items() if k != "load_before"} for m in (measuring.machine(device), before["machine"])
+    )
+    if here != there:
+        raise ValueError(f"{RESULTS.name} is of another machine: got {here}, expected {there}.")
+    names = [row["name"] for row in before["rows"] if row.get("against_reference") is None]
+    if not names:
+        raise ValueError(f"No workload of {RESULTS.name} was disturbed.")
+    return [w for w in workloads() if w.name in names]
 
 
 def write(found: dict, out: Path | None) -> None:

@@ -181,6 +181,7 @@ def roofline(
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     low, high = ax.get_ylim()
+    low /= 1.3  # room for the names of the lowest points
     ax.set_ylim(low, max(high, 2 * peak))
     ax.text(ridge / 1.08, low * 1.15, "waits for memory", ha="right", fontsize=9)
     ax.text(ridge * 1.08, low * 1.15, "waits for arithmetic", ha="left", fontsize=9)
