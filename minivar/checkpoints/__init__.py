@@ -1,8 +1,9 @@
-"""Models on disk: minivar's own format, and the published files of VAR and LlamaGen.
+"""Models on disk: minivar's own format, and the published files of VAR, LlamaGen and DiT.
 
 No pickle is ever executed: published files are read with ``weights_only=True``, our own are safetensors (``files``).
 """
 
+from minivar.checkpoints.dit import from_dit
 from minivar.checkpoints.llamagen import from_llamagen_gpt, from_llamagen_tokenizer
 from minivar.checkpoints.own import KINDS, check_pair, load, load_pair, save
 from minivar.checkpoints.start import load_any_pair
@@ -13,6 +14,7 @@ __all__ = [
     "KINDS",
     "CheckpointError",
     "check_pair",
+    "from_dit",
     "from_llamagen_gpt",
     "from_llamagen_tokenizer",
     "from_var",

@@ -1,6 +1,8 @@
-"""Tokens to logits: the next-scale transformer (``VAR``) and the next-token transformer (``GPT``)."""
+"""Tokens to logits: next scale (``VAR``), next token (``GPT``), hidden (``MaskGIT``). Noise to picture: ``DiT``."""
 
+from minivar.models.dit import DiT, DiTConfig
 from minivar.models.gpt import GPT, GPTConfig
+from minivar.models.maskgit import MaskGIT, MaskGITConfig
 from minivar.models.var import VAR, VARConfig
 
 
@@ -9,4 +11,4 @@ def build(config: VARConfig | GPTConfig) -> VAR | GPT:
     return (GPT if isinstance(config, GPTConfig) else VAR)(config)
 
 
-__all__ = ["GPT", "VAR", "GPTConfig", "VARConfig", "build"]
+__all__ = ["GPT", "VAR", "DiT", "DiTConfig", "GPTConfig", "MaskGIT", "MaskGITConfig", "VARConfig", "build"]

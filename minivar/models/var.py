@@ -161,6 +161,32 @@ class Block(nn.Module):
         return torch.addcmul(x_BlD, branch_BlD, gamma_B1D)
 
 
+@torch.no_grad()
+def initialise(model: nn.Module, *tables: nn.Parameter) -> None:
+    """Published initialisation: truncated normal, std sqrt(1 / (3 D)); small head, AdaLN and residual outputs.
+
+    ``model`` has ``config``, ``blocks``, ``head`` and ``head_ada``; ``tables`` are its parameters outside of layers.
+    """
+    depth, width = model.config.depth, model.config.width
+    std = math.sqrt(1 / (3 * width))
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for table in tables:
+        nn.init.trunc_normal_(table, std=std)
+    model.head.weight.mul_(0.02)
+    model.head_ada.weight.mul_(0.5)
+    for block in model.blocks:
+        block.attn.proj.weight.div_(math.sqrt(2 * depth))
+        block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
+        # rows (or table entries) 0 and 1 of six are the gates gamma, 2 to 5 scales and shifts
+        ada = block.ada_table_116D[0, 0] if block.shared_adaln else block.ada.weight.view(6, width, width)
+        ada[:2].mul_(model.config.gamma_init)
+        ada[2:].mul_(0.5)
+
+
 class VAR(nn.Module):
     """Next-scale prediction: p(r_k | r_1, ..., r_{k-1}, class) for all scales k in one forward pass."""
 
@@ -179,29 +205,7 @@ class VAR(nn.Module):
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.head_ada = Linear(width, 2 * width)
         self.head = Linear(width, config.codebook_size)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Published initialisation: truncated normal, std sqrt(1 / (3 D)); small head, AdaLN and residual outputs."""
-        depth, width = self.config.depth, self.config.width
-        std = math.sqrt(1 / (3 * width))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for table in (self.start_1lD, self.position_1LD):
-            nn.init.trunc_normal_(table, std=std)
-        self.head.weight.mul_(0.02)
-        self.head_ada.weight.mul_(0.5)
-        for block in self.blocks:
-            block.attn.proj.weight.div_(math.sqrt(2 * depth))
-            block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
-            # rows (or table entries) 0 and 1 of six are the gates gamma, 2 to 5 scales and shifts
-            ada = block.ada_table_116D[0, 0] if block.shared_adaln else block.ada.weight.view(6, width, width)
-            ada[:2].mul_(self.config.gamma_init)
-            ada[2:].mul_(0.5)
+        initialise(self, self.start_1lD, self.position_1LD)
 
     # The pieces that training and sampling share ---------------------------------------------------------------
 

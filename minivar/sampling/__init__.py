@@ -1,6 +1,7 @@
-"""Logits to tokens to images: filters, the KV cache, the loops over scales and in raster order, zero-shot editing."""
+"""Logits to tokens to images: filters, the KV cache, loops (next scale, raster, masked, diffusion), editing."""
 
 from minivar.sampling.config import RasterSamplingConfig, SamplingConfig
+from minivar.sampling.diffusion import sample_diffusion
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
 from minivar.sampling.economical import Economy, sample_economically
 from minivar.sampling.editing import edit, masks_per_scale
@@ -8,6 +9,7 @@ from minivar.sampling.eight_bits import eight_bits
 from minivar.sampling.filters import filter_descending, filter_logits, guide
 from minivar.sampling.generation import generate
 from minivar.sampling.kv_cache import KVCache, cache_bytes, images_at_once
+from minivar.sampling.masked import hidden_counts, hidden_share, sample_masked
 from minivar.sampling.next_scale import ScaleState, check_sampling, sample, sample_scales
 from minivar.sampling.packing import packed
 from minivar.sampling.raster import sample_raster
@@ -29,12 +31,16 @@ __all__ = [
     "filter_logits",
     "generate",
     "guide",
+    "hidden_counts",
+    "hidden_share",
     "gumbel_codes",
     "masks_per_scale",
     "images_at_once",
     "packed",
     "sample",
+    "sample_diffusion",
     "sample_economically",
+    "sample_masked",
     "sample_raster",
     "sample_scales",
 ]
