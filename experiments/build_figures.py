@@ -1,7 +1,7 @@
 """Draw the pictures in data/figures: scale_by_scale.png and emoji_samples.png, at the top of README.md, with the
-shipped checkpoints, and emoji.png, of the data card.
+shipped checkpoints, and emoji.png and emoji_world.png, of the data cards.
 
-python experiments/build_figures.py [scale_by_scale] [emoji] [emoji_samples]
+python experiments/build_figures.py [scale_by_scale] [emoji] [emoji_world] [emoji_samples]
 """
 
 import re
@@ -64,6 +64,17 @@ def emoji(columns: int = 18) -> None:
     labelled_rows(torch.stack(images), found.class_names, 2, FIGURES / "emoji.png")
 
 
+def emoji_world(columns: int = 16) -> None:
+    """Things that all eight styles have drawn, a row a style: evenly spread over the order of the training part."""
+    found = data.load("emoji-64", "train")
+    styles, things = found.extra["style"], found.extra["thing"].values
+    drawn = {(int(styles.values[i]), int(things[i])): found.images[i] for i in range(len(found))}
+    everywhere = [t for t in range(len(found.extra["thing"].names)) if all((s, t) in drawn for s in range(8))]
+    shown = [everywhere[i * len(everywhere) // columns] for i in range(columns)]
+    images = [drawn[style, thing] for style in range(8) for thing in shown]
+    labelled_rows(torch.stack(images), styles.names, 1, FIGURES / "emoji_world.png", zoom=1)
+
+
 def emoji_samples(columns: int = 18) -> None:
     """Samples of the shipped colour model, one row a group: the first ones of seed 0."""
     tokenizer, model, header = checkpoints.load_pair(data.DATA_ROOT / "checkpoints" / "emoji")
@@ -76,7 +87,12 @@ def emoji_samples(columns: int = 18) -> None:
 
 
 def main() -> None:
-    drawings = {"scale_by_scale": scale_by_scale, "emoji": emoji, "emoji_samples": emoji_samples}
+    drawings = {
+        "scale_by_scale": scale_by_scale,
+        "emoji": emoji,
+        "emoji_world": emoji_world,
+        "emoji_samples": emoji_samples,
+    }
     for name in sys.argv[1:] or drawings:
         drawings[name]()
 

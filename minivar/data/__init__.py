@@ -17,6 +17,7 @@ from minivar.data.base import (
     view_of,
 )
 from minivar.data.embedded import load_digits, load_emoji
+from minivar.data.emoji_world import emoji_listing, load_emoji_world
 from minivar.data.feeding import Feed, default_workers
 from minivar.data.folders import FolderSet
 from minivar.data.loading import find_split, load
@@ -40,6 +41,7 @@ __all__ = [
     "balanced",
     "central_square",
     "default_workers",
+    "emoji_listing",
     "emoji_views",
     "find_split",
     "jitter",
@@ -47,6 +49,7 @@ __all__ = [
     "load",
     "load_digits",
     "load_emoji",
+    "load_emoji_world",
     "mirrored",
     "to_float",
     "to_uint8",

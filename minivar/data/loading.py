@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minivar.data.base import SPLITS, DataError
 from minivar.data.embedded import load_digits, load_emoji, load_torchvision
+from minivar.data.emoji_world import SIZES, load_emoji_world
 from minivar.data.folders import FolderSet, check_same_classes
 from minivar.data.shards import ShardSet
 
@@ -27,7 +28,7 @@ def find_split(root: Path, split: str) -> Path | None:
 def load(
     name: str, split: str = "train", root: Path | str | None = None, size: int = 256, channels: int = 3, **options
 ):
-    """The dataset ``name``: "digits", "emoji", "fashion-mnist", "cifar10", "folder" or "shards".
+    """The dataset "digits", "emoji", "emoji-64", "emoji-32", "fashion-mnist", "cifar10", "folder" or "shards".
 
     ``split`` is "train" to learn from, "validation" to choose settings by, or "heldout" to report on. ``root`` is
     where the last four lie; "folder" may hold ``train/``, ``validation/`` and ``heldout/`` (or ``val/``), each with
@@ -36,6 +37,10 @@ def load(
     centre else, and take the ``options`` of ``pictures.PictureSet`` (and ``shards.ShardSet``). Raises ``DataError``,
     a ``ValueError``, with what is wrong.
     """
+    if name in SIZES:  # has more splits than others, and styles for an option
+        if set(options) - {"styles"}:
+            raise DataError(f"The dataset {name!r} takes the option styles; got {', '.join(options)}.")
+        return load_emoji_world(split, SIZES[name], **options)
     embedded = name in ("digits", "emoji")
     if split not in SPLITS and not (embedded and set(split.split("+")) <= set(SPLITS)):
         raise DataError(f"Unknown split {split!r}: expected one of {', '.join(SPLITS)}.")
@@ -43,7 +48,7 @@ def load(
         raise DataError(f"The dataset {name!r} takes no options; got {', '.join(options)}.")
     if embedded:
         return load_digits(split) if name == "digits" else load_emoji(split)
-    known = ("digits", "emoji", "fashion-mnist", "cifar10", "folder", "shards")
+    known = ("digits", "emoji", *SIZES, "fashion-mnist", "cifar10", "folder", "shards")
     if name not in known:
         raise DataError(f"Unknown dataset {name!r}: expected one of {', '.join(known)}.")
     if root is None:
