@@ -2,11 +2,17 @@
 
 from minivar.evaluation.judges import ClassifierConfig, DigitClassifier, judge_digits, load_digit_classifier
 from minivar.evaluation.metrics import (
+    Moments,
+    bootstrap_interval,
     codebook_usage,
     frechet_distance,
     in_batches,
+    inception_score,
     precision_recall,
+    psnr,
     reconstruction_error,
+    share_in_queue,
+    ssim,
 )
 from minivar.evaluation.protocol import read_samples, write_samples
 from minivar.evaluation.results import RELEASED, RESULTS, ProtocolError, Result, scores_of, table
@@ -16,17 +22,23 @@ __all__ = [
     "RESULTS",
     "ClassifierConfig",
     "DigitClassifier",
+    "Moments",
     "ProtocolError",
     "Result",
+    "bootstrap_interval",
     "codebook_usage",
     "frechet_distance",
     "in_batches",
+    "inception_score",
     "judge_digits",
     "load_digit_classifier",
     "precision_recall",
+    "psnr",
     "read_samples",
     "reconstruction_error",
     "scores_of",
+    "share_in_queue",
+    "ssim",
     "table",
     "write_samples",
 ]
