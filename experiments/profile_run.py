@@ -24,7 +24,7 @@ from minivar.training import loop
 # By how the name of an operation begins, after "aten::"; "_backward" belongs to what it is the gradient of.
 KINDS = {
     "convolutions": ("mkldnn_convolution", "convolution_backward", "_slow_conv", "thnn_conv"),
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn::_linear"),
     "attention": ("_scaled_dot_product", "_flash_attention"),
     "norms": ("native_group_norm", "native_layer_norm", "linalg_vector_norm", "div"),  # attention's divides
     "GELU, SiLU": ("gelu", "silu"),

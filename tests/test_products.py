@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from minivar.models import products
 from minivar.models.products import Linear, linear, suits_onednn
@@ -68,3 +69,11 @@ def test_it_is_left_alone_where_it_does_not_suit(monkeypatch):
     monkeypatch.setattr(products, "HAS_ONEDNN", False)
     assert not suits_onednn(x, weight)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+@needs_onednn
+def test_its_arithmetic_is_counted_forwards_and_backwards():
+    layer, x = Linear(512, 256), torch.randn(3, 512, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping=products.FLOPS) as counter:
+        layer(x).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 3 * 512 * 256

@@ -16,6 +16,7 @@ from minivar.training import TokenizerTask, VARTask
     ("operation", "kind"),
     [
         ("aten::addmm", "matrix products"),
+        ("mkldnn::_linear_pointwise", "matrix products"),
         ("aten::convolution_backward", "convolutions"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "attention"),
         ("aten::native_group_norm_backward", "norms"),

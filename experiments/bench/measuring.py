@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from minivar.models import products
+
 SPREAD = 0.10  # of the median: between the quartiles of the ratios of all rounds, at most
 OTHERS = 0.05  # of all cores: taken by other processes, at most
 AT_LEAST = 0.2  # seconds of a round: shorter calls are repeated within it
@@ -28,17 +30,15 @@ PRODUCT, COPY = "matrix product", "copy"  # the yardsticks among the functions t
 SHAPES = "products of its shapes"  # what minivar's call multiplies, without the rest
 SIDES = {"cpu": (2048, 2**26), "cuda": (8192, 2**28), "quick": (128, 2**16)}  # of the product; numbers of the copy
 
-# What is unknown to torch's counter: a product added in place, the fused attention of CPUs, and products with packed
-# weights, whose shape is that of the weights before they were packed.
+# What is unknown to torch's counter: a product added in place, the fused attention of CPUs, and oneDNN's products.
 UNKNOWN = {
     torch.ops.aten.addmm_: lambda added, a, b, *_, **__: 2 * a[0] * a[1] * b[1],
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
     ),
+    **products.FLOPS,
 }
-if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-    UNKNOWN[torch.ops.mkldnn._linear_pointwise] = lambda x, w, *_, **__: 2 * math.prod(x) * w[0]
 
 
 class Yardsticks(NamedTuple):
@@ -117,10 +117,10 @@ def address(x: Tensor) -> int:
 def count(function: Callable[[], object]) -> tuple[Work, object, Callable[[], None]]:
     """The work of one call, what it returned, and a function that computes its products alone."""
     counter = FlopCounterMode(display=False, custom_mapping=UNKNOWN)
-    products = Products(lambda operation: operation.overloadpacket in counter.flop_registry)
-    with products, counter:
+    kept = Products(lambda operation: operation.overloadpacket in counter.flop_registry)
+    with kept, counter:
         returned = function()
-    return Work(counter.get_total_flops(), products.bytes), returned, products.again
+    return Work(counter.get_total_flops(), kept.bytes), returned, kept.again
 
 
 class Rounds(NamedTuple):

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minivar import presets
 from minivar.models import GPT, VAR, GPTConfig, VARConfig
+from minivar.models.products import FLOPS
 from minivar.sampling import sample_raster, sample_scales
 from minivar.scales import ScaleSchedule
 from minivar.tokenizer import MultiScaleQuantizer
@@ -129,7 +130,11 @@ def count_flops(function: Callable[[], object]) -> dict[str, int]:
 
     The fused attention of CPUs is unknown to torch's counter, hence the plain one.
     """
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False, custom_mapping=FLOPS) as counter,
+    ):
         function()
     by_name = {str(op): flops for op, flops in counter.get_flop_counts().get("Global", {}).items()}
     attention = by_name.get("aten.bmm", 0) + by_name.get("aten.baddbmm", 0)
