@@ -272,6 +272,32 @@ def test_without_guidance_the_null_half_is_left_out():
     assert (plain - guided).abs().max() > 1e-3
 
 
+def test_guidance_moves_all_channels_of_models_that_do_not_say_otherwise():
+    dit, x, t, labels = small(), torch.randn(2, 2, 4, 4), torch.tensor([5, 900]), torch.tensor([0, 1])
+    with_class, without = dit(x, t, labels), dit(x, t, torch.full_like(labels, 3))
+    found = guided_output(dit, x, t, labels, 3.0)
+    assert torch.allclose(found[:, :2], without[:, :2] + 3 * (with_class - without)[:, :2], atol=1e-5)
+    assert torch.allclose(found[:, 2:], with_class[:, 2:], atol=1e-5)
+
+
+def test_the_variational_term_is_a_likelihood_at_the_last_step_and_trains_the_variance_only():
+    schedule, t = NoiseSchedule(), torch.tensor([0, 1])
+    x0, noise = torch.rand(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
+    output = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    x_t = schedule.mix(x0, noise, t)
+    _, variational = diffusion_loss(output, x0, x_t, noise, t, schedule)
+    epsilon, share = output.detach().chunk(2, dim=1)
+    log_variance = schedule.log_variance(share, t)
+    mean = schedule.step_back(schedule.picture(x_t, epsilon, t), x_t, t)
+    likelihood = -bin_log_likelihood(x0, mean, log_variance / 2).mean((1, 2, 3)) / math.log(2)
+    true = schedule.step_back(x0, x_t, t), schedule.at(schedule.log_smallest, t, x_t)
+    divergence = gaussian_divergence(*true, mean, log_variance).mean((1, 2, 3)) / math.log(2)
+    assert torch.allclose(variational, torch.stack([likelihood[0], divergence[1]]))
+    assert abs(likelihood[1] - divergence[1]) > 1e-3
+    variational.sum().backward()
+    assert output.grad[:, :1].abs().max() == 0 and (output.grad[:, 1:] != 0).any()
+
+
 def test_a_generator_makes_ancestral_samples_repeat_themselves():
     dit, noise, labels = small(), torch.randn(2, 2, 4, 4), torch.tensor([0, 1])
 

@@ -78,6 +78,18 @@ def test_the_surest_tokens_are_shown_first_and_stay():
     assert last[:, 8:].float().mean() > last[:, :8].float().mean()
 
 
+def test_what_is_shown_is_not_hidden_again_however_unsure_the_model_becomes():
+    class Fickle(Oracle):
+        def forward(self, labels, tokens):
+            logits = super().forward(labels, tokens)
+            return logits * torch.where(tokens == self.mask_code, 1.0, 0.01)[..., None]
+
+    fickle = Fickle()
+    sampling.sample_masked(fickle, None, LABELS, 4, choice_temperature=0.0, generator=seeded())
+    for before, after in zip(fickle.seen, fickle.seen[1:]):
+        assert (after[before != fickle.mask_code] != fickle.mask_code).all()
+
+
 def test_choice_temperature_spreads_what_is_shown_first():
     def first(temperature):
         oracle = Oracle()

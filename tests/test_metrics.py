@@ -115,6 +115,9 @@ def test_a_bootstrap_interval_holds_the_mean_as_often_as_it_says():
         low, high = evaluation.bootstrap_interval(lambda x: x.mean().item(), numbers, level=0.9, seed=seed)
         held += low <= 0 <= high
     assert 80 <= held <= 97
+    counted = iter(range(201))
+    ends = evaluation.bootstrap_interval(lambda x: next(counted), numbers, draws=201, level=0.9)
+    assert ends == pytest.approx((10, 190))
     both = evaluation.bootstrap_interval(lambda a, b: (a.mean() - b.mean()).item(), numbers, numbers + 3)
     assert both[0] < -3 < both[1] and both[1] - both[0] < 1.5
 
