@@ -258,8 +258,10 @@ def test_timestep_and_class_matter():
 
 def test_labels_are_dropped_in_training_only():
     dit, labels = small(label_dropout=1.0), torch.tensor([0, 1])
-    assert torch.equal(dit.drop_labels(labels), labels)
-    assert dit.train().drop_labels(labels).tolist() == [3, 3]
+    x, t, null = torch.randn(2, 2, 4, 4), torch.tensor([1, 2]), torch.tensor([3, 3])
+    with_class, without = dit(x, t, labels), dit(x, t, null)
+    assert (with_class - without).abs().max() > 1e-4
+    assert torch.equal(dit.train()(x, t, labels), without)
 
 
 def test_without_guidance_the_null_half_is_left_out():

@@ -136,6 +136,13 @@ def test_every_position_sees_every_other():
         assert ((model(LABELS[:1], other) - plain).abs().amax(-1) > 1e-6).all()
 
 
+def test_labels_are_dropped_in_training_only():
+    model, tokens = small(label_dropout=1.0, drop_path=0.0), torch.full((3, 16), 8)
+    with_class, without = model(LABELS, tokens), model(torch.full_like(LABELS, 3), tokens)
+    assert (with_class - without).abs().max() > 1e-3
+    assert torch.equal(model.train()(LABELS, tokens), without)
+
+
 def test_class_and_position_matter():
     model, tokens = small(), torch.full((3, 16), 8)
     logits = model(LABELS, tokens)

@@ -8,7 +8,7 @@ from conftest import SCHEDULE, var_config, wake
 
 from minivar import presets
 from minivar.models import VAR, VARConfig
-from minivar.models.layers import drop_path
+from minivar.models.layers import drop_labels, drop_path
 from minivar.sampling import KVCache
 from minivar.tokenizer import VQVAE, TokenizerConfig
 
@@ -98,7 +98,7 @@ def test_width_must_be_a_multiple_of_heads():
 def test_labels_are_dropped_in_training_at_the_stated_rate():
     model = VAR(var_config(label_dropout=0.1)).train()
     torch.manual_seed(0)
-    labels = model.drop_labels(torch.full((20000,), 2))
+    labels = drop_labels(torch.full((20000,), 2), model.config, model.training)
     assert set(labels.tolist()) == {2, 5}
     assert (labels == 5).float().mean().item() == pytest.approx(0.1, abs=0.01)
 
@@ -106,7 +106,7 @@ def test_labels_are_dropped_in_training_at_the_stated_rate():
 def test_labels_are_not_dropped_in_evaluation(tokenizer, tokens):
     model = wake(VAR(var_config(label_dropout=1.0, drop_path=0.0)))
     inputs = tokenizer.teacher_inputs(tokens)
-    assert torch.equal(model.drop_labels(LABELS), LABELS)
+    assert torch.equal(drop_labels(LABELS, model.config, model.training), LABELS)
     null = model(torch.full_like(LABELS, 5), inputs)
     assert not torch.allclose(model(LABELS, inputs)[:2], null[:2], atol=1e-4)
     assert torch.equal(model.train()(LABELS, inputs), null)  # all dropped: the null class everywhere

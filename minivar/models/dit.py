@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minivar.checks import check
-from minivar.models.layers import MLP, modulate
+from minivar.models.layers import MLP, drop_labels, modulate
 from minivar.models.products import Linear
 
 # Published sizes: depth, width, heads (table 1)
@@ -130,13 +130,6 @@ class DiT(nn.Module):
         for layer in (*(block.ada for block in self.blocks), self.head_ada, self.head):
             nn.init.zeros_(layer.weight)
 
-    def drop_labels(self, labels_B: Tensor) -> Tensor:
-        """In training, replace a share of the labels by the null class, for classifier-free guidance."""
-        if not self.training or self.config.label_dropout == 0.0:
-            return labels_B
-        drop_B = torch.rand(labels_B.shape, device=labels_B.device) < self.config.label_dropout
-        return torch.where(drop_B, self.config.num_classes, labels_B)
-
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Pictures (B, C, s, s), timesteps (B,) in 0..999, classes (B,) int64 -> (B, 2 C, s, s).
 
@@ -148,7 +141,7 @@ class DiT(nn.Module):
             raise ValueError(f"Expected pictures (B, {config.channels}, {size}, {size}); got {tuple(x.shape)}.")
         x_BlD = self.patch_embed(x).flatten(2).transpose(1, 2) + self.position_1lD
         time_BD = self.time2(F.silu(self.time1(time_frequencies(t))))
-        cond_BD = time_BD + self.class_embed(self.drop_labels(labels))
+        cond_BD = time_BD + self.class_embed(drop_labels(labels, self.config, self.training))
         for block in self.blocks:
             x_BlD = block(x_BlD, cond_BD)
         shift, scale = self.head_ada(F.silu(cond_BD)).unsqueeze(1).chunk(2, dim=-1)

@@ -20,6 +20,18 @@ def drop_path(x_BlD: Tensor, rate: float, training: bool) -> Tensor:
     return x_BlD * keep_B11.to(x_BlD.dtype) / (1 - rate)
 
 
+def drop_labels(labels_B: Tensor, config, training: bool) -> Tensor:
+    """In training, replace a share of the labels by the null class, for classifier-free guidance.
+
+    ``config`` has ``num_classes``, the index of the null class, and ``label_dropout``, the share. DEVIATION: VAR's
+    published code does so in evaluation too, which only adds noise to its validation loss.
+    """
+    if not training or config.label_dropout == 0.0:
+        return labels_B
+    drop_B = torch.rand(labels_B.shape, device=labels_B.device) < config.label_dropout
+    return torch.where(drop_B, config.num_classes, labels_B)
+
+
 class MLP(nn.Module):
     """Linear, GELU (tanh approximation), Linear."""
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minivar.checks import check
-from minivar.models.layers import modulate
+from minivar.models.layers import drop_labels, modulate
 from minivar.models.products import Linear
 from minivar.models.var import Block, initialise
 from minivar.precision import full_precision
@@ -89,13 +89,6 @@ class MaskGIT(nn.Module):
         """The code of a hidden token."""
         return self.config.codebook_size
 
-    def drop_labels(self, labels_B: Tensor) -> Tensor:
-        """In training, replace a share of the labels by the null class, for classifier-free guidance."""
-        if not self.training or self.config.label_dropout == 0.0:
-            return labels_B
-        drop_B = torch.rand(labels_B.shape, device=labels_B.device) < self.config.label_dropout
-        return torch.where(drop_B, self.config.num_classes, labels_B)
-
     def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
         """Classes (B,) and tokens (B, N) int64, hidden ones ``mask_code`` -> logits (B, N, V) float32.
 
@@ -104,7 +97,7 @@ class MaskGIT(nn.Module):
         if tuple(tokens.shape) != (len(labels), self.config.num_tokens):
             expected = (len(labels), self.config.num_tokens)
             raise ValueError(f"Expected tokens of shape {expected}; got {tuple(tokens.shape)}.")
-        cond_BD = self.class_embed(self.drop_labels(labels))
+        cond_BD = self.class_embed(drop_labels(labels, self.config, self.training))
         x_BND = self.token_embed(tokens) + self.position_1ND
         for block in self.blocks:
             x_BND = block(x_BND, cond_BD, None)

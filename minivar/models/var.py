@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minivar.checks import check
 from minivar.models.block_causal import Mask, attend, training_mask
-from minivar.models.layers import MLP, drop_path, modulate
+from minivar.models.layers import MLP, drop_labels, drop_path, modulate
 from minivar.models.products import Linear, linear
 from minivar.precision import full_precision
 from minivar.scales import VAR_256, ScaleSchedule
@@ -228,16 +228,6 @@ class VAR(nn.Module):
             scale_B1D, shift_B1D = self.head_ada(F.silu(cond_BD.float())).unsqueeze(1).chunk(2, dim=-1)
             return self.head(modulate(x_BlD.float(), scale_B1D, shift_B1D))
 
-    def drop_labels(self, labels_B: Tensor) -> Tensor:
-        """In training, replace a share of the labels by the null class, for classifier-free guidance.
-
-        DEVIATION: the published code does so in evaluation too, which only adds noise to its validation loss.
-        """
-        if not self.training or self.config.label_dropout == 0.0:
-            return labels_B
-        drop_B = torch.rand(labels_B.shape, device=labels_B.device) < self.config.label_dropout
-        return torch.where(drop_B, self.config.num_classes, labels_B)
-
     def forward(self, labels: Tensor, inputs: Tensor, record: list | None = None) -> Tensor:
         """Teacher-forced pass: labels (B,) int64, inputs (B, L - 1, C) -> logits (B, L, V) float32.
 
@@ -248,7 +238,7 @@ class VAR(nn.Module):
         expected = (labels.shape[0], total - first, self.config.code_dim)
         if tuple(inputs.shape) != expected:
             raise ValueError(f"Expected teacher inputs of shape {expected}; got {tuple(inputs.shape)}.")
-        cond_BD, cond_blocks = self.condition(self.drop_labels(labels))
+        cond_BD, cond_blocks = self.condition(drop_labels(labels, self.config, self.training))
         x_BLD = torch.cat(
             [cond_BD[:, None] + self.start_1lD, self.word_embed(inputs)], dim=1
         )  # ``embed`` of all scales
