@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 from build_digits import BuildError, fetch, read_archive
-from build_emoji import GROUPS, base_of, is_heldout
+from build_emoji import GROUPS, VERSION, base_of, is_heldout, read_package
+from build_emoji import STYLES as PICTURES
 from PIL import Image
 
 OUTPUT = Path(__file__).resolve().parent / "emoji"
@@ -33,22 +34,14 @@ NAMES = ("emojibase-data@17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32
 
 
 class Source(NamedTuple):
-    """A style: the npm package that holds it, the sha256 of its archive, and its folder of PNG files, if any."""
+    """A style: the npm package that holds it and the sha256 of its archive."""
 
     package: str
     sha256: str
-    folder: str | None = None
 
 
 STYLES = {
-    "noto": Source(
-        "emoji-datasource-google@16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", "google"
-    ),
-    "twemoji": Source(
-        "emoji-datasource-twitter@16.0.0",
-        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
-        "twitter",
-    ),
+    **{style: Source(f"emoji-datasource-{name}@{VERSION}", sha256) for style, (name, sha256) in PICTURES.items()},
     "openmoji": Source(
         "@iconify-json/openmoji@1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5"
     ),
@@ -261,16 +254,9 @@ def draw_png(png: bytes) -> np.ndarray:
     return np.where(colour > 253, 255, (colour + 2) // 4 * 4).clip(0, 255).astype(np.uint8)
 
 
-def read_pictures(tgz: Path, source: Source, things: dict[str, dict]) -> dict[str, bytes]:
+def read_pictures(tgz: Path, style: str, things: dict[str, dict]) -> dict[str, bytes]:
     """PNG files of a package of emoji-data, by code points, without skin tones."""
-    content = read_archive(tgz, source.package, source.sha256)
-    folder, listing, files = f"package/img/{source.folder}/64/", [], {}
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        for member in archive:
-            if member.name == "package/emoji.json":
-                listing = json.load(archive.extractfile(member))
-            elif member.name.startswith(folder):
-                files[member.name.removeprefix(folder)] = archive.extractfile(member).read()
+    listing, files = read_package(tgz, style)
     found = {bare(emoji["unified"]): files[emoji["image"]] for emoji in listing if emoji["image"] in files}
     return {code: png for code, png in found.items() if code in things}
 
@@ -278,8 +264,8 @@ def read_pictures(tgz: Path, source: Source, things: dict[str, dict]) -> dict[st
 def draw_style(style: str, folder: Path, things: dict[str, dict], names: dict[str, str]) -> dict[str, np.ndarray]:
     """All drawings of a style by code points, in Unicode's order, but for copies."""
     source = STYLES[style]
-    if source.folder:
-        pictures, draw = read_pictures(archive_of(folder, source.package), source, things), draw_png
+    if style in PICTURES:
+        pictures, draw = read_pictures(archive_of(folder, source.package), style, things), draw_png
     else:
         codes = {}
         if style == "fluent":  # the flat set draws the same icons, and says which characters they are

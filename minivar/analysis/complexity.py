@@ -127,9 +127,7 @@ def arithmetic_intensity(
 def count_flops(function: Callable[[], object]) -> dict[str, int]:
     """FLOPs of what ``function`` runs: of ``attention`` (products of activations), of the ``model`` (without
     convolutions, which the transformers do not have), and of ``all``.
-
-    The fused attention of CPUs is unknown to torch's counter, hence the plain one.
-    """
+    """  # the fused attention of CPUs is unknown to torch's counter, hence the plain one
     with (
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),

@@ -9,14 +9,12 @@ are VAR's, class and AdaLN included, so that a comparison is one of orders and n
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minivar.checks import check
-from minivar.models.layers import drop_labels, modulate
+from minivar.models.layers import drop_labels
 from minivar.models.products import Linear
-from minivar.models.var import Block, initialise
-from minivar.precision import full_precision
+from minivar.models.var import Block, class_logits, initialise
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,4 @@ class MaskGIT(nn.Module):
         x_BND = self.token_embed(tokens) + self.position_1ND
         for block in self.blocks:
             x_BND = block(x_BND, cond_BD, None)
-        with full_precision(x_BND):
-            scale_B1D, shift_B1D = self.head_ada(F.silu(cond_BD.float())).unsqueeze(1).chunk(2, dim=-1)
-            return self.head(modulate(x_BND.float(), scale_B1D, shift_B1D))
+        return class_logits(self, x_BND, cond_BD)

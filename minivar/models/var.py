@@ -161,6 +161,13 @@ class Block(nn.Module):
         return torch.addcmul(x_BlD, branch_BlD, gamma_B1D)
 
 
+def class_logits(model: nn.Module, x_BlD: Tensor, cond_BD: Tensor) -> Tensor:
+    """``head`` behind a layer norm that the class modulates (``head_ada``): (B, l, D) -> (B, l, V), in float32."""
+    with full_precision(x_BlD):
+        scale_B1D, shift_B1D = model.head_ada(F.silu(cond_BD.float())).unsqueeze(1).chunk(2, dim=-1)
+        return model.head(modulate(x_BlD.float(), scale_B1D, shift_B1D))
+
+
 @torch.no_grad()
 def initialise(model: nn.Module, *tables: nn.Parameter) -> None:
     """Published initialisation: truncated normal, std sqrt(1 / (3 D)); small head, AdaLN and residual outputs.
@@ -224,9 +231,7 @@ class VAR(nn.Module):
 
     def logits(self, x_BlD: Tensor, cond_BD: Tensor) -> Tensor:
         """Hidden states (B, l, D) -> logits (B, l, V), computed in float32."""
-        with full_precision(x_BlD):
-            scale_B1D, shift_B1D = self.head_ada(F.silu(cond_BD.float())).unsqueeze(1).chunk(2, dim=-1)
-            return self.head(modulate(x_BlD.float(), scale_B1D, shift_B1D))
+        return class_logits(self, x_BlD, cond_BD)
 
     def forward(self, labels: Tensor, inputs: Tensor, record: list | None = None) -> Tensor:
         """Teacher-forced pass: labels (B,) int64, inputs (B, L - 1, C) -> logits (B, L, V) float32.
