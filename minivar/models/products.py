@@ -1,10 +1,11 @@
 """Products with weight matrices: ``nn.Linear`` by the faster of two libraries.
 
 On a CPU, PyTorch multiplies float32 matrices with MKL. oneDNN, which it carries for convolutions, is faster on
-processors that MKL does not know well, and where there are few rows. On two AVX-512 cores of an AMD EPYC, where
-MKL's log (MKL_VERBOSE=1) names no vector instructions and oneDNN's (ONEDNN_VERBOSE=1) AVX-512, 1,360 tokens times a 1,024 x 3,072 matrix ran at 141 GFLOP/s with MKL and 195 with oneDNN, the gradient
-of the tokens at 137 and 181; that of the weights, whose sum runs over the tokens, came out as fast or faster with MKL
-in small models, and stays there. The results differ by rounding alone.
+processors that MKL does not know well, and where there are few rows. On two cores of an AMD EPYC, for which MKL's log
+(MKL_VERBOSE=1) names no vector instructions and oneDNN's (ONEDNN_VERBOSE=1) names AVX-512, 1,360 tokens times a
+1,024 x 3,072 matrix ran at 141 GFLOP/s with MKL and 195 with oneDNN, the gradient of the tokens at 137 and 181; that
+of the weights, whose sum runs over the tokens, came out as fast or faster with MKL in small models, and stays there.
+The results differ by rounding alone.
 """
 
 import math
