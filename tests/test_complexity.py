@@ -59,10 +59,13 @@ SCHEDULE = ScaleSchedule((1, 2, 3, 5))
 RASTER = {
     "llama": {},
     "gpt2": {"style": "gpt2"},
+    "var": {"style": "var", "dropout": 0.0},
+    "var, AdaLN": {"style": "var", "dropout": 0.0, "conditioning": "adaln"},
     "odd MLP": {"hidden": 44},
     "captions": {"caption_tokens": 3, "caption_dim": 10},
 }
 NEXT_SCALE = {"plain": {}, "shared AdaLN": {"shared_adaln": True}, "wide MLP": {"mlp_ratio": 5.0}}
+NEXT_SCALE["class as a prefix"] = {"conditioning": "prefix"}
 
 
 @pytest.mark.parametrize("cache", [False, True])

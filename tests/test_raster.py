@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minivar import presets
-from minivar.models import GPT, GPTConfig
+from minivar.models import GPT, VAR, GPTConfig, VARConfig
 from minivar.models.gpt import GPTBlock, rotary_table, rotate
 from minivar.sampling import filter_descending, sample_raster
 
@@ -14,6 +14,8 @@ SMALL = {"depth": 2, "width": 32, "heads": 2, "grid": (3, 3), "codebook_size": 1
 STYLES = {
     "llama": SMALL,
     "gpt2": {**SMALL, "style": "gpt2"},
+    "var": {**SMALL, "style": "var", "dropout": 0.0},
+    "var, AdaLN": {**SMALL, "style": "var", "dropout": 0.0, "conditioning": "adaln"},
     "caption": {**SMALL, "caption_tokens": 4, "caption_dim": 6},
 }
 
@@ -95,9 +97,10 @@ def test_condition_tokens_have_a_rotary_table_of_zeros():
 def test_conditions_are_dropped_in_training_only(gpt):
     cond = condition(gpt, 400)
     null = gpt.prefix(gpt.null_condition(cond))
+    assert gpt.drop_conditions(cond) is cond
     assert not (gpt.prefix(cond) == null).flatten(1).all(1).any()
     torch.manual_seed(0)
-    dropped = (gpt.train().prefix(cond) == null).flatten(1).all(1).float().mean()
+    dropped = (gpt.prefix(gpt.train().drop_conditions(cond)) == null).flatten(1).all(1).float().mean()
     assert 0.05 < dropped < 0.16
 
 
@@ -126,7 +129,7 @@ def test_temperature_and_filters_act_on_the_logits_that_are_drawn_from(gpt):
     assert torch.equal(drawn.tokens, expected)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", ["llama", "gpt2", "caption"])
 def test_initial_weights_have_the_published_scales(style):
     torch.manual_seed(0)
     model = GPT(GPTConfig(**{**STYLES[style], "width": 128, "codebook_size": 64, "caption_dim": 500}))
@@ -139,6 +142,50 @@ def test_initial_weights_have_the_published_scales(style):
             assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
         else:
             assert (parameter == 1).all(), name  # of norms
+
+
+@pytest.mark.parametrize("conditioning", ["prefix", "adaln"])
+def test_style_var_has_the_blocks_and_the_beginnings_of_var(conditioning):
+    shape = {"depth": 2, "width": 64, "heads": 2, "codebook_size": 32, "num_classes": 5, "gamma_init": 0.1}
+    torch.manual_seed(0)
+    raster = GPT(GPTConfig(style="var", conditioning=conditioning, dropout=0.0, grid=(3, 3), **shape))
+    ours = dict(raster.named_parameters())
+    theirs = dict(VAR(VARConfig(conditioning=conditioning, **shape)).named_parameters())
+    alike = [name for name in ours if name in theirs]
+    assert set(ours) - set(alike) == {"position", "token_embed.weight"}
+    for name in alike:
+        assert ours[name].shape == theirs[name].shape, name
+        torch.testing.assert_close(ours[name].std(), theirs[name].std(), rtol=0.15, atol=1e-8)
+    close = pytest.approx(1 / math.sqrt(3 * 64), rel=0.15)
+    assert (ours["position"].std().item(), ours["token_embed.weight"].std().item()) == (close, close)
+
+
+def test_with_adaln_the_class_reaches_every_block_and_as_a_prefix_the_first_position_alone():
+    cond, tokens = torch.tensor([0, 1]), tokens_of(2, 8)[:1].expand(2, -1)
+    for conditioning in ("prefix", "adaln"):
+        torch.manual_seed(0)
+        config = GPTConfig(**STYLES["var"] | {"conditioning": conditioning})
+        model = GPT(config).eval()
+        for parameter in model.parameters():
+            parameter.data = torch.randn(parameter.shape) * 0.3
+        model.class_embed.weight.data[0, :] = 0  # in both images the prefix is silenced ...
+        prefix = model.prefix(cond)[:1].expand(2, -1, -1)
+        x, context = torch.cat([prefix, model.token_embed(tokens)], 1), model.context(cond, (3, 3))
+        first, second = model.logits(model.hidden(x, 0, (3, 3), None, context), context)
+        assert torch.equal(first, second) == (conditioning == "prefix")  # ... and the class is not, with AdaLN
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        ({"conditioning": "adaln"}, "expected style var for it; got llama"),
+        ({"style": "var"}, "expected caption_tokens 0 and dropout 0; got 0 and 0.1"),
+        ({"style": "var", "dropout": 0.0, "grid": None}, "needs a grid; got None"),
+    ],
+)
+def test_styles_that_do_not_go_together_are_refused(wrong, got):
+    with pytest.raises(ValueError, match=got):
+        GPTConfig(**wrong)
 
 
 def test_without_other_words_a_transformer_is_llamagen_b():
@@ -222,5 +269,5 @@ def test_wrong_shapes_are_refused(gpt):
         free(torch.zeros(1, dtype=torch.int64), tokens_of(1, 9))
     with pytest.raises(ValueError, match="needs a grid"):
         GPTConfig(style="gpt2", grid=None)
-    with pytest.raises(ValueError, match="'llama' or 'gpt2'"):
+    with pytest.raises(ValueError, match="'llama', 'gpt2' or 'var'"):
         GPTConfig(style="bert")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SCHEDULE, var_config, wake
 
 from minivar import presets
@@ -16,6 +17,7 @@ VARIANTS = {
     "AdaLN": {},
     "shared AdaLN": {"shared_adaln": True},
     "plain attention": {"l2_norm_attention": False},
+    "class as a prefix": {"conditioning": "prefix"},
 }
 
 
@@ -30,6 +32,30 @@ def tokens(tokenizer, images):
 
 
 LABELS = torch.tensor([0, 3, 5])  # 5 is the null class
+
+
+def test_as_a_prefix_the_class_leaves_plain_blocks_behind():
+    torch.manual_seed(0)
+    model = VAR(var_config(conditioning="prefix"))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape) * 0.3
+    block, width = model.blocks[0], model.config.width
+    scale1, scale2, shift1, shift2 = block.ada.scales_and_shifts.view(4, width)
+    x = torch.randn(2, 5, width)
+    expected = x + block.attn(F.layer_norm(x, (width,), 1 + scale1, shift1, eps=1e-6), None)
+    expected = expected + block.mlp(F.layer_norm(expected, (width,), 1 + scale2, shift2, eps=1e-6))
+    cond = torch.randn(2, width)
+    torch.testing.assert_close(block(x, cond, None), expected)
+    scale, shift = model.head_ada.scales_and_shifts.view(2, width)
+    torch.testing.assert_close(
+        model.logits(x, cond), model.head(F.layer_norm(x, (width,), 1 + scale, shift, eps=1e-6))
+    )
+    assert not any(f"{module}.weight" in model.state_dict() for module in ("head_ada", "blocks.0.ada"))
+
+
+def test_a_prefix_has_no_adaln_to_share():
+    with pytest.raises(ValueError, match="got shared_adaln with conditioning prefix, expected adaln"):
+        VARConfig(shared_adaln=True, conditioning="prefix")
 
 
 # What a scale may see ---------------------------------------------------------------------------------------------

@@ -84,9 +84,10 @@ def model_flops(steps: Sequence[Step], config: GPTConfig | VARConfig) -> int:
         extra = config.caption_tokens * (2 * config.caption_dim * D + 2 * D * D)
     else:
         per_query = 8 * D * D + 4 * D * round(config.mlp_ratio * D)
-        word_embed = 2 * config.code_dim * D * (drawn - steps[0].drawn)
-        adaln = 12 * D * D * (1 if config.shared_adaln else config.depth)  # once an image
-        extra = word_embed + adaln + 4 * D * D * len(steps)  # the head's own AdaLN, at every step
+        extra = 2 * config.code_dim * D * (drawn - steps[0].drawn)  # embeddings of the image so far
+    if config.conditioning == "adaln":  # a block's once an image, the head's at every step
+        shared = isinstance(config, VARConfig) and config.shared_adaln
+        extra += 12 * D * D * (1 if shared else config.depth) + 4 * D * D * len(steps)
     return attention_flops(steps, config) + config.depth * per_query * queries + 2 * D * V * drawn + extra
 
 
@@ -101,8 +102,11 @@ def weight_bytes(config: GPTConfig | VARConfig, bytes_per_number: int = 2) -> in
     if isinstance(config, GPTConfig):
         matrices = 3 if config.style == "llama" else 2
         layer = 4 * D * D + matrices * D * config.mlp_width
+        own_adaln = config.conditioning == "adaln"
     else:
-        layer = 4 * D * D + 2 * D * round(config.mlp_ratio * D) + (0 if config.shared_adaln else 6 * D * D)
+        layer = 4 * D * D + 2 * D * round(config.mlp_ratio * D)
+        own_adaln = config.conditioning == "adaln" and not config.shared_adaln
+    layer += 6 * D * D * own_adaln
     return (config.depth * layer + D * config.codebook_size) * bytes_per_number
 
 

@@ -1,19 +1,23 @@
 """The next-token transformer: GPT over the tokens of one grid in raster order.
 
-Two styles, one class. ``style="llama"`` is LlamaGen (arXiv 2406.06525), the strongest raster model: RMSNorm, SwiGLU,
-two-dimensional rotary positions, no biases. ``style="gpt2"`` is the "AR" baseline of the VAR paper's ablation:
-LayerNorm, GELU, learned positions. The condition, a class or a caption, is a prefix of tokens before the image's.
+Three styles, one class. ``style="llama"`` is LlamaGen (arXiv 2406.06525), the strongest raster model: RMSNorm,
+SwiGLU, two-dimensional rotary positions, no biases. ``style="gpt2"`` is the "AR" baseline of the VAR paper's ablation:
+LayerNorm, GELU, learned positions. ``style="var"`` has VAR's own blocks and learned positions, so that the orders can
+be compared alone. The condition, a class or a caption, is a prefix of tokens before the image's.
 Explained in ``notebooks/02_raster.ipynb``.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minivar.checks import check
+from minivar.models import var
 from minivar.models.layers import MLP, RMSNorm, SwiGLU
 from minivar.models.products import Linear
 
@@ -30,11 +34,14 @@ class GPTConfig:
     num_classes: int = 1000  # class index num_classes is the null class
     caption_tokens: int = 0  # above 0: conditioned on caption features instead of a class
     caption_dim: int = 2048
-    style: str = "llama"  # or "gpt2"
+    style: str = "llama"  # or "gpt2", or "var"
+    conditioning: str = "prefix"  # or, in style "var", "adaln": the class modulates every block as well
     hidden: int | None = None  # of the MLP; None: 4 D for GELU, 8 D / 3 up to a multiple of 256 for SwiGLU
     norm_eps: float = 1e-5
     rope_base: float = 10000.0
-    dropout: float = 0.1  # on tokens, and on the outputs of attention and MLP
+    dropout: float = 0.1  # on tokens, and on the outputs of attention and MLP; VAR's blocks have none
+    drop_path: float = 0.0  # style "var" only, as in VARConfig
+    gamma_init: float = 1e-3  # likewise
     label_dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -48,18 +55,28 @@ class GPTConfig:
             num_classes="[0, 1e8]",
             caption_tokens="[0, 1e6]",
             caption_dim="[0, 1e6]",
-            style=("llama", "gpt2"),
+            style=("llama", "gpt2", "var"),
+            conditioning=("prefix", "adaln"),
             hidden="[1, 1e8]",
             norm_eps="(0, 1]",
             rope_base="[1, 1e12]",
             dropout="[0, 1)",
+            drop_path="[0, 1)",
+            gamma_init="[0, inf)",
             label_dropout="[0, 1]",
         )
         if not (self.caption_dim if self.caption_tokens else self.num_classes):
             needed = "caption_dim" if self.caption_tokens else "num_classes"
             raise ValueError(f"With {self.caption_tokens} caption tokens, {needed} must be at least 1; got 0.")
-        if self.style == "gpt2" and self.grid is None:
-            raise ValueError("A gpt2-style GPT has a table of positions and needs a grid; got None.")
+        if self.style != "llama" and self.grid is None:
+            raise ValueError(f"A {self.style}-style GPT has a table of positions and needs a grid; got None.")
+        if self.style != "var" and self.conditioning == "adaln":
+            raise ValueError(f"Only VAR's blocks have AdaLN: expected style var for it; got {self.style}.")
+        if self.style == "var" and (self.caption_tokens or self.dropout):
+            raise ValueError(
+                "A var-style GPT takes a class, and its blocks have no dropout: expected caption_tokens 0 and dropout "
+                f"0; got {self.caption_tokens} and {self.dropout}."
+            )
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ValueError(
                 f"Width must be heads times a multiple of 4 (two axes of rotary pairs); got width {self.width}, "
@@ -81,7 +98,7 @@ class GPTConfig:
         """Hidden width of the MLP; SwiGLU has three matrices in place of two, hence two thirds of 4 D."""
         if self.hidden:
             return self.hidden
-        return 4 * self.width if self.style == "gpt2" else -(-int(8 * self.width / 3) // 256) * 256
+        return -(-int(8 * self.width / 3) // 256) * 256 if self.style == "llama" else 4 * self.width
 
 
 def rotary_table(config: GPTConfig, grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
@@ -142,13 +159,44 @@ class GPTBlock(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
+class VARBlock(var.Block):
+    """VAR's block where every token sees itself and those before it."""
+
+    def forward(self, x_BlD: Tensor, six: tuple[Tensor, ...], cache=None) -> Tensor:
+        """``six``: the modulation of this block, which is the same for all tokens."""
+        length, mask = x_BlD.shape[1], None
+        if length > 1:
+            mask = torch.ones(length, length, dtype=torch.bool, device=x_BlD.device).tril()
+        return super().forward(x_BlD, None, mask, cache, six=six)
+
+
+class Context(NamedTuple):
+    """What a GPT is told beside its tokens, the same for a whole image; of gpt2's style nothing."""
+
+    table_LE2: Tensor | None = None  # llama: ``rotary_table`` of the grid
+    cond_BD: Tensor | None = None  # var: class embeddings ...
+    sixes: Sequence[tuple[Tensor, ...]] = ()  # ... and of each block the modulation that they make
+
+
+def blocks_of(config: GPTConfig) -> var.VARConfig:
+    """The blocks of style "var", as VAR describes them."""
+    return var.VARConfig(
+        depth=config.depth,
+        width=config.width,
+        heads=config.heads,
+        mlp_ratio=config.mlp_width / config.width,
+        conditioning=config.conditioning,
+        gamma_init=config.gamma_init,
+    )
+
+
 class GPT(nn.Module):
     """Next-token prediction: p(x_i | x_1, ..., x_{i-1}, condition) over one grid in raster order."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        width, llama = config.width, config.style == "llama"
+        width, style = config.width, config.style
         if config.caption_tokens:
             self.null_caption = nn.Parameter(torch.empty(config.caption_tokens, config.caption_dim))
             self.caption1 = Linear(config.caption_dim, width, bias=False)
@@ -157,12 +205,21 @@ class GPT(nn.Module):
             self.class_embed = nn.Embedding(config.num_classes + 1, width)
         self.token_embed = nn.Embedding(config.codebook_size, width)
         self.position = None
-        if not llama:
+        if style != "llama":
             self.position = nn.Parameter(torch.empty(config.prefix + math.prod(config.grid), width))
-        self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.depth))
-        self.norm = RMSNorm(width, config.norm_eps) if llama else nn.LayerNorm(width, eps=config.norm_eps)
-        self.head = Linear(width, config.codebook_size, bias=False)
-        self.reset_parameters()
+        if style == "var":
+            rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+            self.blocks = nn.ModuleList(VARBlock(blocks_of(config), rate) for rate in rates)
+            self.norm = nn.Identity()  # ``head_ada`` modulates a layer norm without parameters
+            self.head_ada = var.modulation_of(config, gates=0, norms=1)
+        else:
+            self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.depth))
+            self.norm = RMSNorm(width, config.norm_eps) if style == "llama" else nn.LayerNorm(width, config.norm_eps)
+        self.head = Linear(width, config.codebook_size, bias=style == "var")
+        if style == "var":
+            var.initialise(self, self.position)
+        else:
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -183,36 +240,52 @@ class GPT(nn.Module):
             return self.null_caption.expand_as(cond)
         return torch.full_like(cond, self.config.num_classes)
 
+    def drop_conditions(self, cond: Tensor) -> Tensor:
+        """In training, a share of the conditions replaced by the null one, for classifier-free guidance."""
+        if not self.training or self.config.label_dropout == 0:
+            return cond
+        drop = torch.rand(len(cond), device=cond.device) < self.config.label_dropout
+        return torch.where(drop.view(-1, *[1] * (cond.dim() - 1)), self.null_condition(cond), cond)
+
     def prefix(self, cond: Tensor) -> Tensor:
         """Classes (B,) or caption features (B, caption_tokens, caption_dim) -> condition tokens (B, prefix, D)."""
-        if self.training and self.config.label_dropout > 0:
-            drop = torch.rand(len(cond), device=cond.device) < self.config.label_dropout
-            cond = torch.where(drop.view(-1, *[1] * (cond.dim() - 1)), self.null_condition(cond), cond)
         if not self.config.caption_tokens:
             return self.class_embed(cond)[:, None]
         return self.caption2(F.gelu(self.caption1(cond), approximate="tanh"))
 
-    def rotary_table(self, grid: tuple[int, int]) -> Tensor | None:
-        """``rotary_table`` of this model; None for one with learned positions."""
-        return rotary_table(self.config, grid, self.token_embed.weight.device) if self.position is None else None
+    def context(self, cond: Tensor | None, grid: tuple[int, int]) -> Context:
+        """What is the same for all tokens of an image: the sampler asks once."""
+        if self.config.style == "llama":
+            return Context(rotary_table(self.config, grid, self.token_embed.weight.device))
+        if self.config.style == "gpt2":
+            return Context()
+        cond_BD = self.class_embed(cond)
+        return Context(None, cond_BD, [block.modulation(cond_BD) for block in self.blocks])
 
     def hidden(
-        self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None, table_LE2: Tensor | None = None
+        self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None, context: Context | None = None
     ) -> Tensor:
         """Embedded tokens of positions ``begin``.. (prefix included) through the blocks and the last norm.
 
-        ``table_LE2``: what ``rotary_table`` gives for the grid, from a caller who has it already: the sampler.
+        ``context``: what the method of that name gives; style "var" cannot do without.
         """
-        end = begin + x_BlD.shape[1]
-        table = None
-        if self.position is None:
-            table = (self.rotary_table(grid) if table_LE2 is None else table_LE2)[begin:end]
+        end, style = begin + x_BlD.shape[1], self.config.style
+        if context is None:
+            context = self.context(None, grid)
+        if style == "llama":
+            table = context.table_LE2[begin:end]
         else:
-            x_BlD = x_BlD + self.position[begin:end]
+            x_BlD, table = x_BlD + self.position[begin:end], None
         x_BlD = F.dropout(x_BlD, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
-            x_BlD = block(x_BlD, table, caches[i] if caches else None)
+            x_BlD = block(x_BlD, context.sixes[i] if style == "var" else table, caches[i] if caches else None)
         return self.norm(x_BlD)
+
+    def logits(self, x_BlD: Tensor, context: Context) -> Tensor:
+        """What ``hidden`` gave -> logits (B, l, V) float32."""
+        if self.config.style == "var":
+            return var.class_logits(self, x_BlD, context.cond_BD)
+        return self.head(x_BlD).float()
 
     def forward(self, cond: Tensor, tokens: Tensor) -> Tensor:
         """Teacher-forced pass: condition, tokens (B, n) with n < N -> logits (B, n + 1, V) float32.
@@ -232,5 +305,6 @@ class GPT(nn.Module):
         if tokens.shape[1] >= math.prod(grid):
             expected = f"fewer than {math.prod(grid)}" if config.grid else "one fewer than a square of"
             raise ValueError(f"Expected {expected} tokens to predict from; got {tokens.shape[1]}.")
-        x = torch.cat([self.prefix(cond), self.token_embed(tokens)], dim=1)
-        return self.head(self.hidden(x, 0, grid)[:, config.prefix - 1 :]).float()
+        cond = self.drop_conditions(cond)
+        x, context = torch.cat([self.prefix(cond), self.token_embed(tokens)], dim=1), self.context(cond, grid)
+        return self.logits(self.hidden(x, 0, grid, None, context)[:, config.prefix - 1 :], context)

@@ -32,6 +32,23 @@ def drop_labels(labels_B: Tensor, config, training: bool) -> Tensor:
     return torch.where(drop_B, config.num_classes, labels_B)
 
 
+class PlainModulation(nn.Module):
+    """Stands where a linear map of the class would: gates that are open, and layer norms of learned scale and shift.
+
+    So a block with AdaLN becomes a plain one: (1 + scale) and shift are the weight and bias of an ordinary layer
+    norm, the same for every class. ``norms`` of them, and before them ``gates`` gates.
+    """
+
+    def __init__(self, width: int, gates: int, norms: int) -> None:
+        super().__init__()
+        self.register_buffer("gates", torch.ones(gates * width), persistent=False)
+        self.scales_and_shifts = nn.Parameter(torch.zeros(2 * norms * width))
+
+    def forward(self, cond_BD: Tensor) -> Tensor:
+        """(B, D), which is not looked at -> (1, (gates + 2 norms) D)."""
+        return torch.cat([self.gates, self.scales_and_shifts])[None]
+
+
 class MLP(nn.Module):
     """Linear, GELU (tanh approximation), Linear."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minivar.checks import check
 from minivar.models.block_causal import Mask, attend, training_mask
-from minivar.models.layers import MLP, drop_labels, drop_path, modulate
+from minivar.models.layers import MLP, PlainModulation, drop_labels, drop_path, modulate
 from minivar.models.products import Linear, linear
 from minivar.precision import full_precision
 from minivar.scales import VAR_256, ScaleSchedule
@@ -33,6 +33,7 @@ class VARConfig:
     codebook_size: int = 4096  # V
     code_dim: int = 32  # C
     schedule: ScaleSchedule = VAR_256
+    conditioning: str = "adaln"  # or "prefix": the class is the first token, and the layer norms are plain
     shared_adaln: bool = False  # one AdaLN projection for all blocks, as in d36-s
     l2_norm_attention: bool = True  # cosine attention; all published models use it
     label_dropout: float = 0.1
@@ -50,6 +51,7 @@ class VARConfig:
             num_classes="[1, 1e8]",
             codebook_size="[1, 1e8]",
             code_dim="[1, 1e6]",
+            conditioning=("adaln", "prefix"),
             label_dropout="[0, 1]",
             drop_path="[0, 1)",
             gamma_init="[0, inf)",
@@ -57,6 +59,8 @@ class VARConfig:
         )
         if self.width % self.heads:
             raise ValueError(f"Width must be a multiple of heads; got width {self.width}, heads {self.heads}.")
+        if self.shared_adaln and self.conditioning == "prefix":
+            raise ValueError("There is no AdaLN to share: got shared_adaln with conditioning prefix, expected adaln.")
         if self.revealed and self.schedule.num_scales < 2:
             raise ValueError(f"A single scale has no inputs to reveal it in; got revealed {self.revealed}.")
 
@@ -127,7 +131,8 @@ class Block(nn.Module):
     """Attention and MLP, each behind a layer norm that the class modulates and a gate that the class opens.
 
     The six modulation vectors (gamma1, gamma2, scale1, scale2, shift1, shift2) are a linear function of SiLU(class
-    embedding): the block's own, or, with shared AdaLN, the model's one plus a table of this block.
+    embedding): the block's own, or, with shared AdaLN, the model's one plus a table of this block. With the class as
+    a prefix alone they are the same for all classes, and the gates are open.
     """
 
     def __init__(self, config: VARConfig, drop_path_rate: float) -> None:
@@ -139,10 +144,10 @@ class Block(nn.Module):
         if config.shared_adaln:
             self.ada_table_116D = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
         else:
-            self.ada = Linear(config.width, 6 * config.width)
+            self.ada = modulation_of(config, gates=2, norms=2)
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, ...]:
-        """Class embedding (B, D), or shared modulation (B, 1, 6, D) -> six tensors (B, 1, D)."""
+        """Class embedding (B, D), or shared modulation (B, 1, 6, D) -> six tensors (B, 1, D); plain: (1, 1, D)."""
         if self.shared_adaln:
             return (cond + self.ada_table_116D).unbind(2)
         return self.ada(F.silu(cond)).unflatten(-1, (1, 6, -1)).unbind(2)
@@ -159,6 +164,13 @@ class Block(nn.Module):
         if self.training and self.drop_path_rate > 0:
             return x_BlD + drop_path(branch_BlD * gamma_B1D, self.drop_path_rate, self.training)
         return torch.addcmul(x_BlD, branch_BlD, gamma_B1D)
+
+
+def modulation_of(config, gates: int, norms: int) -> nn.Module:
+    """Class embedding (B, D) -> its modulation (B, (gates + 2 norms) D); as a prefix, one (1, ...) for all classes."""
+    if config.conditioning == "prefix":
+        return PlainModulation(config.width, gates, norms)
+    return Linear(config.width, (gates + 2 * norms) * config.width)
 
 
 def class_logits(model: nn.Module, x_BlD: Tensor, cond_BD: Tensor) -> Tensor:
@@ -184,10 +196,13 @@ def initialise(model: nn.Module, *tables: nn.Parameter) -> None:
     for table in tables:
         nn.init.trunc_normal_(table, std=std)
     model.head.weight.mul_(0.02)
-    model.head_ada.weight.mul_(0.5)
     for block in model.blocks:
         block.attn.proj.weight.div_(math.sqrt(2 * depth))
         block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
+    if model.config.conditioning == "prefix":  # nothing to modulate
+        return
+    model.head_ada.weight.mul_(0.5)
+    for block in model.blocks:
         # rows (or table entries) 0 and 1 of six are the gates gamma, 2 to 5 scales and shifts
         ada = block.ada_table_116D[0, 0] if block.shared_adaln else block.ada.weight.view(6, width, width)
         ada[:2].mul_(model.config.gamma_init)
@@ -210,7 +225,7 @@ class VAR(nn.Module):
         self.shared_ada = Linear(width, 6 * width) if config.shared_adaln else None
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        self.head_ada = Linear(width, 2 * width)
+        self.head_ada = modulation_of(config, gates=0, norms=1)
         self.head = Linear(width, config.codebook_size)
         initialise(self, self.start_1lD, self.position_1LD)
 

@@ -48,13 +48,15 @@ def sample_raster(
             f"Expected caption features of shape (B, {config.caption_tokens}, {config.caption_dim}), B > 0; got "
             f"{tuple(cond.shape)}."
         )
-    x_BlD = gpt.prefix(torch.cat([cond, gpt.null_condition(cond)]) if guided else cond)
+    if guided:
+        cond = torch.cat([cond, gpt.null_condition(cond)])
     grid = config.grid or grid or (16, 16)
+    x_BlD, context = gpt.prefix(cond), gpt.context(cond, grid)
     length = config.prefix + math.prod(grid)
     caches = [KVCache(length) for _ in gpt.blocks] if use_cache else None
-    table_LE2, begin, tokens = gpt.rotary_table(grid), 0, []
+    begin, tokens = 0, []
     for _ in range(math.prod(grid)):
-        logits_BV = gpt.head(gpt.hidden(x_BlD, begin, grid, caches, table_LE2)[:, -1]).float()
+        logits_BV = gpt.logits(gpt.hidden(x_BlD, begin, grid, caches, context)[:, -1:], context)[:, 0]
         if guided:
             cond_BV, uncond_BV = logits_BV.chunk(2)
             logits_BV = uncond_BV + cfg * (cond_BV - uncond_BV)

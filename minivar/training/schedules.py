@@ -29,7 +29,7 @@ def weight_decay(step: int, steps: int, config: TrainConfig) -> float:
     return config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * fraction
 
 
-NO_DECAY = ("start_1lD", "position_1LD", "level_embed", "ada_table", "log_scale")
+NO_DECAY = ("start_1lD", "position_1", "level_embed", "ada_table", "log_scale")
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
