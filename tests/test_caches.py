@@ -476,7 +476,7 @@ def test_reading_tokens_decodes_no_picture_and_multiplies_nothing(tokenizer, pic
             read(index)
         return len(decoded), counter.get_total_flops()
 
-    pictures_made, flops_made = work_of(lambda index: task.tokens.batch(index, 0))
+    pictures_made, flops_made = work_of(lambda index: task.encoded.batch(index, 0))
     assert pictures_made == 32
     assert flops_made > 32 * 1_000_000  # this tiny encoder takes 1.7 million a picture
     assert work_of(cache.tokens) == (0, 0)

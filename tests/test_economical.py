@@ -182,7 +182,7 @@ def task_of(revealed: float, tokenizer) -> training.VARTask:
 
 def test_revealed_codes_are_in_the_inputs_and_count_for_nothing(tokenizer, monkeypatch):
     task = task_of(1.0, tokenizer)
-    tokens = task.tokens.tokens_NL
+    tokens = task.encoded.encoded_N
     inputs = tokenizer.teacher_inputs(SCHEDULE.split(tokens))
     torch.manual_seed(0)
     revealed, weights = task.reveal(inputs, tokens)
@@ -199,7 +199,7 @@ def test_revealed_codes_are_in_the_inputs_and_count_for_nothing(tokenizer, monke
 
 def test_a_share_of_the_images_is_revealed_and_only_in_training(tokenizer):
     task = task_of(0.25, tokenizer)
-    tokens = task.tokens.tokens_NL
+    tokens = task.encoded.encoded_N
     inputs = tokenizer.teacher_inputs(SCHEDULE.split(tokens))
     torch.manual_seed(0)
     shown = [(task.reveal(inputs, tokens)[1] == 0).any(1).float().mean() for _ in range(20)]

@@ -210,7 +210,7 @@ def train_and_be_killed(folder: Path, out: Path) -> None:
     class Killed(training.VARTask):
         def after_step(self, step):
             if step == 4:  # of three an epoch
-                pids = [pid for tokens in (self.tokens, self.heldout_tokens) for pid in worker_pids(tokens.source)]
+                pids = [pid for part in (self.encoded, self.heldout_encoded) for pid in worker_pids(part.source)]
                 (out / "pids.txt").write_text(" ".join(map(str, pids)))
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -315,6 +315,26 @@ def test_a_code_is_dead_below_a_twentieth_of_its_fair_share():
     assert torch.equal(quantizer.usage_KV[:, 1:], usage_KV[:, 1:])
 
 
+def test_with_scales_alike_a_code_of_a_scale_with_few_tokens_is_as_busy_as_one_of_a_scale_with_many():
+    quantizer = quantizer_on(ScaleSchedule((1, 2, 4)), codebook_size=100)
+    usage_KV = torch.zeros(3, 100)
+    usage_KV[0, :20], usage_KV[1, 20:50], usage_KV[2, 50:90] = 1 / 20, 4 / 30, 16 / 40  # 21 tokens
+    usage_KV[2, 90:], usage_KV[1, 95:] = 16 / 200, 4 / 700
+    # shares of 3 / 100 on average: about 1 / 20, 1 / 30 and 1 / 40 of the first ninety, about 1 / 200 of the others
+    quantizer.usage_KV.copy_(usage_KV)
+    before, residuals = quantizer.codebook.detach().clone(), [torch.full((5, 3), 10.0)] * 3
+
+    def moved(**how) -> list[int]:
+        quantizer.revive_dead_codes(residuals, **how)
+        changed = (quantizer.codebook != before).any(1).nonzero().flatten().tolist()
+        quantizer.codebook.data.copy_(before)
+        quantizer.usage_KV.copy_(usage_KV)
+        return changed
+
+    assert moved(threshold=0.3, scales_alike=True) == list(range(90, 100))
+    assert moved(threshold=0.3) == list(range(20))  # one use an image, shared by twenty
+
+
 def test_coarse_scales_get_as_many_revived_codes_as_fine_ones():
     quantizer = quantizer_on(ScaleSchedule((1, 2, 4)), codebook_size=3000)
     quantizer.usage_KV[:, :300] = 1.0  # all others are dead

@@ -166,7 +166,7 @@ def test_the_emoji_model_predicts_held_out_tokens_as_well_as_its_card_says(emoji
     loss = torch.stack([task.loss(part, torch.device("cpu"))[0] for part in index.split(80)]).mean().item()
     assert loss == pytest.approx(sum(scores["heldout_loss"].values()) / 3, abs=0.1)
     shuffled = data.ArraySet(views.images, views.labels.roll(100), views.class_names, background=1.0)
-    task.tokens.labels_N = shuffled.labels
+    task.encoded.labels_N = shuffled.labels
     worse = torch.stack([task.loss(part, torch.device("cpu"))[0] for part in index.split(80)]).mean().item()
     assert worse > loss + 0.05  # the class is used
 

@@ -370,7 +370,7 @@ def test_the_loss_of_next_scale_prediction_is_the_cross_entropy_of_every_token()
 @pytest.mark.parametrize(("every", "expected"), [(3, [0, 3, 6, 9]), (0, [])])
 def test_dead_codes_are_revived_every_so_many_steps_or_never(tmp_path, every, expected):
     task, revived = training.TokenizerTask(VQVAE(tokenizer_config()), blobs(), revive_every=every), []
-    task.model.quantizer.revive_dead_codes = lambda residuals: revived.append(len(residuals))
+    task.model.quantizer.revive_dead_codes = lambda residuals, **how: revived.append(len(residuals))
     steps, original = [], task.after_step
 
     def after_step(step):

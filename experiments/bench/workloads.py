@@ -191,7 +191,7 @@ def build_training(material: Material, old: OldPackage | None, from_tokens: bool
         run = loop.Run(task, material.train, Path(folder), {}, Ranks(device))
     model.train()
     order_B = run.batches.whole(0)
-    given, labels_B = task.tokens.batch(order_B, 0) if from_tokens else images.batch(order_B)
+    given, labels_B = task.encoded.batch(order_B, 0) if from_tokens else images.batch(order_B)
     given, labels_B = given.to(device), labels_B.to(device)
     rate, decay = learning_rate(0, run.steps, run.config), weight_decay(0, run.steps, run.config)
     recipe = {"lr": rate, "betas": run.config.betas, "weight_decay": decay, "clip": run.config.clip}

@@ -18,6 +18,7 @@ from minivar.analysis import complexity, memory
 from minivar.analysis.costs import PUBLISHED, recipe
 from minivar.analysis.launch import one_node
 from minivar.distributed import Ranks
+from minivar.models import GPTConfig, VARConfig
 from minivar.tokenizer import LossConfig, TokenizerConfig
 from minivar.training import Preset, TrainConfig, TrainingError, accumulation, check_config, total_steps
 
@@ -58,6 +59,9 @@ def plan(
             f"{gpus}, {utilisation} and {strategy!r}."
         )
     preset = presets.get(name, overrides)
+    if not isinstance(preset.model, VARConfig | GPTConfig):
+        kind = type(preset.model).__name__
+        raise PlanError(f"Plans are for VAR and GPT: expected a preset of one of them, got {name} with a {kind}.")
     images = images or IMAGES.get(preset.dataset, IMAGENET) * preset.views
     configs = _checked(preset, gpus, strategy, images, recompute, accumulate)
     needed = {

@@ -3,36 +3,54 @@
 import math
 
 import torch
+from torch import Tensor
 
 from minivar.analysis.complexity import count_flops
-from minivar.models import GPT, VAR
-from minivar.tokenizer import VQVAE
+from minivar.models import GPT, VAR, DiT, Generator
+from minivar.tokenizer import VQVAE, Pixels
 
 
-def describe(tokenizer: VQVAE, model: VAR | GPT) -> dict[str, object]:
+def describe(tokenizer: VQVAE | Pixels, model: Generator) -> dict[str, object]:
     """Parameters, tokens and forward FLOPs of one image; the models may be on the meta device."""
-    device = next(model.parameters()).device
-    config = tokenizer.config
-    grid = config.latent_grid or model.config.grid or (16, 16)
-    pixels = config.image_size or tuple(side * config.nets.stride for side in grid)
-    images = torch.zeros(1, config.nets.image_channels, *pixels, device=device)
-    f_hat = torch.zeros(1, config.code_dim, *grid, device=device)
-    if isinstance(model, GPT):
-        order, tokens = f"{grid[0]} x {grid[1]} in raster order", math.prod(grid)
-        inputs = torch.zeros(1, tokens - 1, dtype=torch.int64, device=device)
-    else:
-        order, tokens = str(tokenizer.schedule), model.schedule.num_tokens
-        inputs = torch.zeros(1, tokens - model.schedule.counts[0], config.code_dim, device=device)
-    labels = torch.zeros(1, dtype=torch.int64, device=device)
-
-    return {
+    found = {
         "tokenizer parameters": sum(p.numel() for p in tokenizer.parameters()),
         "transformer parameters": sum(p.numel() for p in model.parameters()),
-        "image": f"{config.nets.image_channels} x {pixels[0]} x {pixels[1]}",
-        "schedule": order,
-        "tokens": tokens,
-        "codebook": f"{config.codebook_size} codes of {config.code_dim} dimensions",
-        "FLOPs to encode one image": count_flops(lambda: tokenizer.features(images))["all"],
-        "FLOPs to decode one image": count_flops(lambda: tokenizer.decode_features(f_hat))["all"],
-        "FLOPs of one teacher-forced pass": count_flops(lambda: model(labels, inputs))["all"],
     }
+    order, tokens, inputs = one_pass(tokenizer, model)
+    if isinstance(tokenizer, Pixels):
+        size = model.config.input_size
+        found |= {"image": f"{model.config.channels} x {size} x {size}", "schedule": order, "tokens": tokens}
+    else:
+        config, device = tokenizer.config, inputs[0].device
+        grid = config.latent_grid or model.config.grid or (16, 16)
+        pixels = config.image_size or tuple(side * config.nets.stride for side in grid)
+        images = torch.zeros(1, config.nets.image_channels, *pixels, device=device)
+        f_hat = torch.zeros(1, config.code_dim, *grid, device=device)
+        found |= {
+            "image": f"{config.nets.image_channels} x {pixels[0]} x {pixels[1]}",
+            "schedule": order,
+            "tokens": tokens,
+            "codebook": f"{config.codebook_size} codes of {config.code_dim} dimensions",
+            "FLOPs to encode one image": count_flops(lambda: tokenizer.features(images))["all"],
+            "FLOPs to decode one image": count_flops(lambda: tokenizer.decode_features(f_hat))["all"],
+        }
+    return {**found, "FLOPs of one teacher-forced pass": count_flops(lambda: model(*inputs))["all"]}
+
+
+def one_pass(tokenizer: VQVAE | Pixels, model: Generator) -> tuple[str, int, tuple[Tensor, ...]]:
+    """In which order a model draws, how many tokens it sees, and what it takes for one image in training."""
+    config, device = model.config, next(model.parameters()).device
+    labels = torch.zeros(1, dtype=torch.int64, device=device)
+    if isinstance(model, VAR):
+        tokens = config.schedule.num_tokens
+        inputs = torch.zeros(1, tokens - config.schedule.counts[0], config.code_dim, device=device)
+        return str(config.schedule), tokens, (labels, inputs)
+    if isinstance(model, DiT):
+        side = config.input_size // config.patch
+        pictures = torch.zeros(1, config.channels, config.input_size, config.input_size, device=device)
+        return f"{side} x {side} patches, from noise", side**2, (pictures, labels, labels)
+    grid = config.grid or tokenizer.config.latent_grid or (16, 16)
+    tokens, raster = math.prod(grid), isinstance(model, GPT)
+    order = f"{grid[0]} x {grid[1]} {'in raster order' if raster else 'in the order of surety'}"
+    seen = torch.zeros(1, tokens - raster, dtype=torch.int64, device=device)
+    return order, tokens, (labels, seen)

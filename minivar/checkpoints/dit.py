@@ -17,6 +17,7 @@ NAMES = (
     (r"^head_ada\.", "final_layer.adaLN_modulation.1."),
     (r"\.ada\.", ".adaLN_modulation.1."),
 )
+SCALE = 0.18215  # by which the published code multiplies its autoencoder's latents
 HEADS = {width: heads for _, width, heads in SIZES.values()}
 
 
@@ -48,5 +49,7 @@ def from_dit(state, heads: int | None = None) -> DiT:
     )
     with torch.device("meta"):
         model = DiT(config)
+    state["mean_C11"] = torch.zeros(channels, 1, 1)
+    state["deviation_C11"] = torch.full((channels, 1, 1), 1 / SCALE)
     load_strictly(model, state, translate(model, NAMES), "of the DiT")
     return model.eval()

@@ -8,11 +8,15 @@ import torch
 from torch import nn
 
 from minivar.files import CheckpointError, State, config_from_dict, read_tensors, write_tensors
-from minivar.models import GPT, VAR, GPTConfig, VARConfig
-from minivar.tokenizer import VQVAE, TokenizerConfig
+from minivar.models import GENERATORS, Config, DiTConfig, Generator, GPTConfig, MaskGITConfig
+from minivar.tokenizer import VQVAE, Pixels, TokenizerConfig
 
 Kinds = Mapping[str, tuple[type[nn.Module], type]]  # name of a kind of model: its class and that of its configuration
-KINDS: Kinds = {"VQVAE": (VQVAE, TokenizerConfig), "VAR": (VAR, VARConfig), "GPT": (GPT, GPTConfig)}
+KINDS: Kinds = {
+    "VQVAE": (VQVAE, TokenizerConfig),
+    **{model.__name__: (model, config) for config, model in GENERATORS.items()},
+}
+FILES = {f"{model.__name__.lower()}.safetensors": model.__name__ for model in GENERATORS.values()}  # of a generator
 
 
 def save(model: nn.Module, path: Path, state: State | None = None, **extra: object) -> None:
@@ -48,29 +52,37 @@ def load(path: Path, kind: str | None = None, kinds: Kinds = KINDS) -> tuple[nn.
     return model.eval(), header
 
 
-def load_pair(directory: Path) -> tuple[VQVAE, VAR | GPT, dict]:
-    """Tokenizer, transformer and the transformer's header from a directory that training (or minivar) filled."""
+def load_pair(directory: Path) -> tuple[VQVAE | Pixels, Generator, dict]:
+    """Tokenizer, transformer and the transformer's header from a directory that training (or minivar) filled.
+
+    A DiT that draws pixels has no tokenizer, and ``Pixels`` in its place.
+    """
     directory = Path(directory)
     if not directory.is_dir():
         raise CheckpointError(
             f"No checkpoint directory at {directory}: expected one with tokenizer.safetensors and var.safetensors "
             "(or gpt.safetensors)."
         )
+    found = [name for name in FILES if (directory / name).is_file()] or ["var.safetensors"]
+    if len(found) > 1:
+        raise CheckpointError(f"{directory} holds {' and '.join(found)}; expected one transformer a directory.")
+    if found == ["dit.safetensors"]:
+        model, header = load(directory / found[0], "DiT")
+        if not model.config.latents:
+            return Pixels(), model, header
     tokenizer, _ = load(directory / "tokenizer.safetensors", "VQVAE")
-    raster = (directory / "gpt.safetensors").is_file()
-    if raster and (directory / "var.safetensors").is_file():
-        raise CheckpointError(
-            f"{directory} holds var.safetensors and gpt.safetensors; expected one transformer a directory."
-        )
-    name, kind = ("gpt", "GPT") if raster else ("var", "VAR")
-    model, header = load(directory / f"{name}.safetensors", kind)
+    model, header = load(directory / found[0], FILES[found[0]])
     check_pair(tokenizer.config, model.config, f" in {directory}")
     return tokenizer, model, header
 
 
-def check_pair(tokenizer: TokenizerConfig, model: VARConfig | GPTConfig, where: str = "") -> None:
+def check_pair(tokenizer: TokenizerConfig, model: Config, where: str = "") -> None:
     """Raise ``CheckpointError`` unless the transformer speaks the tokenizer's language."""
-    if isinstance(model, GPTConfig):
+    if isinstance(model, DiTConfig):
+        what = "(C, grid)"
+        theirs = (model.channels, (model.input_size, model.input_size))
+        ours = (tokenizer.code_dim, tokenizer.latent_grid)
+    elif isinstance(model, GPTConfig | MaskGITConfig):
         what = "(quantizer, grid, V)"
         theirs = ("single", model.grid or tokenizer.latent_grid, model.codebook_size)
         ours = (tokenizer.quantizer, tokenizer.latent_grid or model.grid, tokenizer.codebook_size)

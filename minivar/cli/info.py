@@ -6,7 +6,8 @@ import torch
 
 from minivar import checkpoints, models, presets
 from minivar.analysis.summary import describe
-from minivar.tokenizer import VQVAE
+from minivar.tokenizer import VQVAE, Pixels
+from minivar.training import draws_pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +25,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         preset = presets.get(args.preset)
         with torch.device("meta"):
-            model = models.build(preset.model).eval()
-            tokenizer = VQVAE(preset.tokenizer).eval()
+            model = models.build(preset.model).eval().to("meta")  # constants too
+            tokenizer = Pixels() if draws_pixels(preset) else VQVAE(preset.tokenizer).eval()
         print(f"preset {preset.name}")
     for key, value in describe(tokenizer, model).items():
         print(f"  {key:34}{value:,}" if isinstance(value, int) else f"  {key:34}{value}")

@@ -15,7 +15,7 @@ from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device
 from minivar.distributed import find_device, join_ranks
 from minivar.evaluation import write_samples
 from minivar.files import write_atomically
-from minivar.models import GPT
+from minivar.models import VAR
 from minivar.precision import computing, convolution_order
 
 
@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, help="keep this probability mass; all is 0 for VAR, 1 for raster")
     parser.add_argument("--smooth", action="store_true", default=None, help="mix codes softly (VAR only)")
     parser.add_argument("--temperature", type=float, help="divides the logits (raster only; default: the preset's)")
+    parser.add_argument("--steps", type=int, help="passes for an image (MaskGIT and DiT only; default: the preset's)")
+    noise = "of the choice which tokens are kept (MaskGIT only; default: the preset's)"
+    parser.add_argument("--choice-temperature", type=float, help=noise)
+    parser.add_argument("--method", choices=("ancestral", "ddim"), help="of DiT only (default: the preset's)")
     add_device_arguments(parser)
     together = "images drawn at a time; another number, like another device, draws other images (default: 100, or"
     together += " fewer where their key-value caches would take more than 8 GB)"
@@ -145,11 +149,13 @@ def draw_for_evaluator(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, model, header: dict) -> dict[str, float]:
     """The sampling settings in the checkpoint, but for those that were given; ``ValueError`` for another model's."""
     settings = dict(header.get("sampling", {}))
-    options = ("cfg", "top_k", "top_p", "temperature", "smooth")
+    options = ("cfg", "top_k", "top_p", "temperature", "smooth", "steps", "choice_temperature", "method")
     settings |= {k: v for k in options if (v := getattr(args, k)) is not None}
-    foreign = "smooth" if isinstance(model, GPT) else "temperature"
-    if foreign in settings:
-        raise ValueError(f"--{foreign} is not for {type(model).__name__} models; got one in {args.checkpoint}.")
+    known = {field.name for field in dataclasses.fields(sampling.SETTINGS[type(model.config)])}
+    foreign = [name for name in settings if name not in known | ({"smooth"} if isinstance(model, VAR) else set())]
+    if foreign:
+        option, kind = foreign[0].replace("_", "-"), type(model).__name__
+        raise ValueError(f"--{option} is not for {kind} models; got one in {args.checkpoint}.")
     return settings
 
 
@@ -164,8 +170,8 @@ def _economies(args: argparse.Namespace, model, device: torch.device) -> dict[st
     given = _given_economies(args)
     if not given:
         return {}
-    if isinstance(model, GPT) or args.smooth:
-        what = "--smooth" if args.smooth else f"a GPT in {args.checkpoint}"
+    if not isinstance(model, VAR) or args.smooth:
+        what = "--smooth" if args.smooth else f"a {type(model).__name__} in {args.checkpoint}"
         raise ValueError(f"{', '.join(given)} can only draw with a VAR model and without --smooth; got {what}.")
     if args.int8 and (device.type != "cpu" or args.precision != "float32"):
         raise ValueError(f"--int8 is for a CPU and --precision float32; got {device} and {args.precision}.")

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
             if args.tokens:
                 images.check(tokenizer, preset.model)
             training.keep_tokenizer(tokenizer, Path(args.init), out, ranks)
-        elif args.tokens or args.tokenizer:
+        elif args.tokens or args.tokenizer:  # refused where a preset draws pixels
             tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks, heldout)
         else:
             training.check_run(preset, images, args.stage, ranks, heldout)

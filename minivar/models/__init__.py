@@ -5,10 +5,27 @@ from minivar.models.gpt import GPT, GPTConfig
 from minivar.models.maskgit import MaskGIT, MaskGITConfig
 from minivar.models.var import VAR, VARConfig
 
+GENERATORS = {VARConfig: VAR, GPTConfig: GPT, MaskGITConfig: MaskGIT, DiTConfig: DiT}  # of each configuration
+Config = VARConfig | GPTConfig | MaskGITConfig | DiTConfig
+Generator = VAR | GPT | MaskGIT | DiT
 
-def build(config: VARConfig | GPTConfig) -> VAR | GPT:
+
+def build(config: Config) -> Generator:
     """The model of a configuration, freshly initialised."""
-    return (GPT if isinstance(config, GPTConfig) else VAR)(config)
+    return GENERATORS[type(config)](config)
 
 
-__all__ = ["GPT", "VAR", "DiT", "DiTConfig", "GPTConfig", "MaskGIT", "MaskGITConfig", "VARConfig", "build"]
+__all__ = [
+    "GENERATORS",
+    "GPT",
+    "VAR",
+    "Config",
+    "DiT",
+    "DiTConfig",
+    "GPTConfig",
+    "Generator",
+    "MaskGIT",
+    "MaskGITConfig",
+    "VARConfig",
+    "build",
+]

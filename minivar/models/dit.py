@@ -35,6 +35,7 @@ class DiTConfig:
     patch: int = 2  # p, side of the square that becomes a token
     label_dropout: float = 0.1
     guided_channels: int | None = None  # those that guidance moves: all; the published code: 3 of 4
+    latents: bool = True  # the pictures are a tokenizer's features; False: pixels in [-1, 1]
 
     def __post_init__(self) -> None:
         check(
@@ -101,12 +102,18 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """Noisy pictures, timesteps and classes -> the noise, and where between its bounds the variance lies."""
+    """Noisy pictures, timesteps and classes -> the noise, and where between its bounds the variance lies.
+
+    The pictures are (what is drawn - ``mean_C11``) / ``deviation_C11``: noise has deviation 1, and so have they. The
+    two buffers are measured when training begins; of pixels they are 0 and 1.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
         width, p = config.width, config.patch
+        self.register_buffer("mean_C11", torch.zeros(config.channels, 1, 1))
+        self.register_buffer("deviation_C11", torch.ones(config.channels, 1, 1))
         self.patch_embed = nn.Conv2d(config.channels, width, p, stride=p)
         self.register_buffer("position_1lD", sine_table(config.input_size // p, width)[None], persistent=False)
         self.time1, self.time2 = Linear(FREQUENCIES, width), Linear(width, width)

@@ -1,9 +1,9 @@
 """The next-token transformer: GPT over the tokens of one grid in raster order.
 
 Three styles, one class. ``style="llama"`` is LlamaGen (arXiv 2406.06525), the strongest raster model: RMSNorm,
-SwiGLU, two-dimensional rotary positions, no biases. ``style="gpt2"`` is the "AR" baseline of the VAR paper's ablation:
-LayerNorm, GELU, learned positions. ``style="var"`` has VAR's own blocks and learned positions, so that the orders can
-be compared alone. The condition, a class or a caption, is a prefix of tokens before the image's.
+SwiGLU, two-dimensional rotary positions, no biases. ``style="gpt2"`` is the "AR" baseline of the VAR paper's
+ablation: LayerNorm, GELU, learned positions. ``style="var"`` has VAR's own blocks and learned positions, so that the
+orders can be compared alone. The condition, a class or a caption, is a prefix of tokens before the image's.
 Explained in ``notebooks/02_raster.ipynb``.
 """
 
@@ -74,8 +74,8 @@ class GPTConfig:
             raise ValueError(f"Only VAR's blocks have AdaLN: expected style var for it; got {self.style}.")
         if self.style == "var" and (self.caption_tokens or self.dropout):
             raise ValueError(
-                "A var-style GPT takes a class, and its blocks have no dropout: expected caption_tokens 0 and dropout "
-                f"0; got {self.caption_tokens} and {self.dropout}."
+                "A var-style GPT takes a class, and its blocks have no dropout: expected caption_tokens 0 and "
+                f"dropout 0; got {self.caption_tokens} and {self.dropout}."
             )
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ValueError(
@@ -178,18 +178,6 @@ class Context(NamedTuple):
     sixes: Sequence[tuple[Tensor, ...]] = ()  # ... and of each block the modulation that they make
 
 
-def blocks_of(config: GPTConfig) -> var.VARConfig:
-    """The blocks of style "var", as VAR describes them."""
-    return var.VARConfig(
-        depth=config.depth,
-        width=config.width,
-        heads=config.heads,
-        mlp_ratio=config.mlp_width / config.width,
-        conditioning=config.conditioning,
-        gamma_init=config.gamma_init,
-    )
-
-
 class GPT(nn.Module):
     """Next-token prediction: p(x_i | x_1, ..., x_{i-1}, condition) over one grid in raster order."""
 
@@ -208,8 +196,8 @@ class GPT(nn.Module):
         if style != "llama":
             self.position = nn.Parameter(torch.empty(config.prefix + math.prod(config.grid), width))
         if style == "var":
-            rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-            self.blocks = nn.ModuleList(VARBlock(blocks_of(config), rate) for rate in rates)
+            shape = {"mlp_ratio": config.mlp_width / width, "conditioning": config.conditioning}
+            self.blocks = var.stack(var.blocks_like(config, **shape), VARBlock)
             self.norm = nn.Identity()  # ``head_ada`` modulates a layer norm without parameters
             self.head_ada = var.modulation_of(config, gates=0, norms=1)
         else:

@@ -41,12 +41,12 @@ class PlainModulation(nn.Module):
 
     def __init__(self, width: int, gates: int, norms: int) -> None:
         super().__init__()
-        self.register_buffer("gates", torch.ones(gates * width), persistent=False)
+        self.gates = gates * width
         self.scales_and_shifts = nn.Parameter(torch.zeros(2 * norms * width))
 
     def forward(self, cond_BD: Tensor) -> Tensor:
         """(B, D), which is not looked at -> (1, (gates + 2 norms) D)."""
-        return torch.cat([self.gates, self.scales_and_shifts])[None]
+        return torch.cat([self.scales_and_shifts.new_ones(self.gates), self.scales_and_shifts])[None]
 
 
 class MLP(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minivar.checks import check
 from minivar.models.layers import drop_labels
 from minivar.models.products import Linear
-from minivar.models.var import Block, class_logits, initialise
+from minivar.models.var import blocks_like, class_logits, initialise, stack
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class MaskGITConfig:
     label_smoothing: float = 0.1  # of the loss, as published
     drop_path: float = 0.1
     gamma_init: float = 1e-3  # scale of the initial AdaLN gates
-    shared_adaln: bool = False
 
     def __post_init__(self) -> None:
         check(
@@ -52,8 +51,6 @@ class MaskGITConfig:
         )
         if self.width % self.heads:
             raise ValueError(f"Width must be a multiple of heads; got width {self.width}, heads {self.heads}.")
-        if self.shared_adaln:
-            raise ValueError("MaskGIT has AdaLN of its own in every block; got shared_adaln True.")
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
@@ -76,8 +73,9 @@ class MaskGIT(nn.Module):
         self.token_embed = nn.Embedding(config.codebook_size + 1, width)
         self.class_embed = nn.Embedding(config.num_classes + 1, width)
         self.position_1ND = nn.Parameter(torch.empty(1, config.num_tokens, width))
-        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.blocks = stack(
+            blocks_like(config, mlp_ratio=config.mlp_ratio, l2_norm_attention=config.l2_norm_attention)
+        )
         self.head_ada = Linear(width, 2 * width)
         self.head = Linear(width, config.codebook_size)
         initialise(self, self.position_1ND)

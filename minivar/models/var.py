@@ -166,8 +166,20 @@ class Block(nn.Module):
         return torch.addcmul(x_BlD, branch_BlD, gamma_B1D)
 
 
+def stack(config: VARConfig, kind: type[Block] = Block) -> nn.ModuleList:
+    """All blocks of a model; later ones are dropped more often."""
+    rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+    return nn.ModuleList(kind(config, rate) for rate in rates)
+
+
+def blocks_like(config, **shape) -> VARConfig:
+    """For another model that has VAR's blocks: what its configuration, and ``shape``, say of them."""
+    same = {name: getattr(config, name) for name in ("depth", "width", "heads", "drop_path", "gamma_init")}
+    return VARConfig(**{**same, **shape})
+
+
 def modulation_of(config, gates: int, norms: int) -> nn.Module:
-    """Class embedding (B, D) -> its modulation (B, (gates + 2 norms) D); as a prefix, one (1, ...) for all classes."""
+    """Class embedding (B, D) -> its modulation (B, (gates + 2 norms) D); as a prefix, (1, ...) for all classes."""
     if config.conditioning == "prefix":
         return PlainModulation(config.width, gates, norms)
     return Linear(config.width, (gates + 2 * norms) * config.width)
@@ -199,7 +211,7 @@ def initialise(model: nn.Module, *tables: nn.Parameter) -> None:
     for block in model.blocks:
         block.attn.proj.weight.div_(math.sqrt(2 * depth))
         block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
-    if model.config.conditioning == "prefix":  # nothing to modulate
+    if isinstance(model.head_ada, PlainModulation):  # nothing depends on the class
         return
     model.head_ada.weight.mul_(0.5)
     for block in model.blocks:
@@ -223,8 +235,7 @@ class VAR(nn.Module):
         self.position_1LD = nn.Parameter(torch.empty(1, self.schedule.num_tokens, width))
         self.level_embed = nn.Embedding(self.schedule.num_scales, width)
         self.shared_ada = Linear(width, 6 * width) if config.shared_adaln else None
-        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.blocks = stack(config)
         self.head_ada = modulation_of(config, gates=0, norms=1)
         self.head = Linear(width, config.codebook_size)
         initialise(self, self.start_1lD, self.position_1LD)

@@ -1,6 +1,13 @@
 """Logits to tokens to images: filters, the KV cache, loops (next scale, raster, masked, diffusion), editing."""
 
-from minivar.sampling.config import RasterSamplingConfig, SamplingConfig
+from minivar.sampling.config import (
+    SETTINGS,
+    AnySamplingConfig,
+    DiffusionSamplingConfig,
+    MaskedSamplingConfig,
+    RasterSamplingConfig,
+    SamplingConfig,
+)
 from minivar.sampling.diffusion import sample_diffusion
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
 from minivar.sampling.economical import Economy, sample_economically
@@ -15,8 +22,12 @@ from minivar.sampling.packing import packed
 from minivar.sampling.raster import sample_raster
 
 __all__ = [
+    "SETTINGS",
+    "AnySamplingConfig",
+    "DiffusionSamplingConfig",
     "Economy",
     "KVCache",
+    "MaskedSamplingConfig",
     "RasterSamplingConfig",
     "Sample",
     "SamplingConfig",

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from minivar.checks import check
+from minivar.models import DiTConfig, GPTConfig, MaskGITConfig, VARConfig
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,36 @@ class RasterSamplingConfig:
                 f"temperature > 0, top_k >= 0 and top_p in (0, 1]; got cfg {self.cfg}, temperature "
                 f"{self.temperature}, top_k {self.top_k}, top_p {self.top_p}."
             )
+
+
+@dataclass(frozen=True)
+class MaskedSamplingConfig:
+    """Steps, guidance (1: none) and the noise in what is kept. Defaults: the published eight steps."""
+
+    steps: int = 8
+    cfg: float = 1.0
+    choice_temperature: float = 4.5
+
+    def __post_init__(self) -> None:
+        check(self, steps="[1, 1e6]", cfg="[1, 1000]", choice_temperature="[0, inf)")
+
+
+@dataclass(frozen=True)
+class DiffusionSamplingConfig:
+    """Steps, guidance (1: none) and "ancestral" or "ddim". Defaults: the published code's."""
+
+    steps: int = 250
+    cfg: float = 1.5
+    method: str = "ancestral"
+
+    def __post_init__(self) -> None:
+        check(self, steps="[1, 1000]", cfg="[1, 1000]", method=("ancestral", "ddim"))
+
+
+AnySamplingConfig = SamplingConfig | RasterSamplingConfig | MaskedSamplingConfig | DiffusionSamplingConfig
+SETTINGS = {  # how the models of each configuration are drawn from
+    VARConfig: SamplingConfig,
+    GPTConfig: RasterSamplingConfig,
+    MaskGITConfig: MaskedSamplingConfig,
+    DiTConfig: DiffusionSamplingConfig,
+}

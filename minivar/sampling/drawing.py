@@ -10,7 +10,7 @@ class Sample(NamedTuple):
     """Result of sampling."""
 
     images: Tensor | None  # (B, 3, H, W) float32 in [0, 1]
-    tokens: Tensor  # (B, L) int64, the scales one after the other
+    tokens: Tensor | None  # (B, L) int64, the scales one after the other; None of models that draw no tokens
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

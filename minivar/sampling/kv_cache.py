@@ -4,12 +4,16 @@ import math
 
 from torch import Tensor
 
+from minivar.models import GPTConfig, VARConfig
+
 CACHE_BYTES = 8e9  # of all layers, for the images that are drawn together where nobody says how many
 
 
 def cache_bytes(config, precision: str = "float32") -> int:
-    """What drawing one guided image with a VAR or GPT of this configuration keeps in its caches."""
-    length = config.schedule.num_tokens if hasattr(config, "schedule") else config.prefix + math.prod(config.grid)
+    """What drawing one guided image with a model of this configuration keeps in its caches; not all have some."""
+    if not isinstance(config, VARConfig | GPTConfig):
+        return 0
+    length = config.schedule.num_tokens if isinstance(config, VARConfig) else config.prefix + math.prod(config.grid)
     guided, keys_and_values, bytes_a_number = 2, 2, 4 if precision == "float32" else 2
     return guided * keys_and_values * config.depth * length * config.width * bytes_a_number
 
@@ -19,7 +23,7 @@ def images_at_once(config, precision: str = "float32", most: int = 100) -> int:
 
     The caches are what grows: of a hundred images by the published d36-s they would take 300 GB in float32.
     """
-    return max(1, min(most, int(CACHE_BYTES // cache_bytes(config, precision))))
+    return max(1, min(most, int(CACHE_BYTES // max(cache_bytes(config, precision), 1))))
 
 
 class KVCache:

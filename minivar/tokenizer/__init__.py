@@ -5,6 +5,7 @@ from minivar.tokenizer.discriminator import DiscriminatorConfig, PatchDiscrimina
 from minivar.tokenizer.losses import LLAMAGEN_LOSS, PIXEL_LOSS, VAR_LOSS, LossConfig, LossError, TokenizerLoss
 from minivar.tokenizer.multi_scale import MultiScaleQuantizer, phi_indices
 from minivar.tokenizer.nets import Decoder, Encoder, NetConfig
+from minivar.tokenizer.pixels import Pixels
 from minivar.tokenizer.quantizer import Quantizer, QuantizerOutput
 from minivar.tokenizer.single_scale import VectorQuantizer
 from minivar.tokenizer.vqvae import VQVAE, TokenizerConfig, TokenizerOutput
@@ -23,6 +24,7 @@ __all__ = [
     "MultiScaleQuantizer",
     "NetConfig",
     "PatchDiscriminator",
+    "Pixels",
     "Quantizer",
     "QuantizerOutput",
     "TokenCache",

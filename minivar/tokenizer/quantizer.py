@@ -124,16 +124,23 @@ class Quantizer(nn.Module, ABC):
         self.usage_KV.copy_(torch.where(self.usage_KV.any(), self.usage_KV.lerp(hits_KV, 0.01), hits_KV))
 
     @torch.no_grad()
-    def revive_dead_codes(self, residuals: list[Tensor], threshold: float = 0.05) -> Tensor:
+    def revive_dead_codes(
+        self, residuals: list[Tensor], threshold: float = 0.05, scales_alike: bool = False
+    ) -> Tensor:
         """Move codes that hardly any scale uses onto recent residuals; how many were moved, int64 ().
 
-        A code is dead when its share of all uses is below ``threshold`` / V. Without this a multi-scale codebook
-        collapses: coarse scales have few tokens a batch, so most codes never receive a gradient from them. Each
-        dead code is set to the residual of a random token of a random scale, so coarse scales get as many new codes
-        as fine ones, and starts again with average usage: it has about 300 training forwards to prove itself before
-        the moving average can call it dead again. A less patient average was tried and was as bad as no revival.
+        Without this a multi-scale codebook collapses: coarse scales have few tokens a batch, so most codes never
+        receive a gradient from them. A code is dead when its share of all uses is below ``threshold`` / V; with
+        ``scales_alike`` each scale's uses are shared out first, so that a code of the first scale, which has one
+        token an image, is as busy as one of the last: then a higher threshold makes room for coarse scales.
+
+        Each dead code is set to the residual of a random token of a random scale, so coarse scales get as many new
+        codes as fine ones, and starts again with average usage: it has about 300 training forwards to prove itself
+        before the moving average can call it dead again. A less patient average was tried and was as bad as no
+        revival.
         """
-        usage_V = self.usage_KV.sum(0)
+        usage_KV = self.usage_KV / self.usage_KV.sum(1, keepdim=True) if scales_alike else self.usage_KV
+        usage_V = usage_KV.sum(0)
         dead_V1 = (usage_V < threshold * usage_V.mean())[:, None]
 
         # A candidate for every code: whether it is needed is not known before a GPU has caught up.

@@ -164,6 +164,16 @@ class VQVAE(nn.Module):
         return self.decode_features(f_hat_BChw).clamp(-1, 1)
 
     @torch.no_grad()
+    def latents(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32: what the quantiser is given, for models that draw that."""
+        return self.quantizer.prepare(self.features(images))
+
+    @torch.no_grad()
+    def decode_latents(self, latents_BChw: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, H, W), clamped to [-1, 1]: through the nearest codes, which the decoder knows."""
+        return self.decode(self.quantizer.encode(latents_BChw))
+
+    @torch.no_grad()
     def decode_pyramid(self, tokens: list[Tensor]) -> list[Tensor]:
         """The image after each scale of ``tokens``: K tensors (B, 3, H, W), clamped to [-1, 1]."""
         self._check_tokens(tokens)

@@ -8,16 +8,27 @@ from minivar.training.finetuning import adapted, starting_weights
 from minivar.training.interruption import Interrupted
 from minivar.training.loop import fit
 from minivar.training.progress import read_log
+from minivar.training.rivals import DiTTask, MaskGITTask
 from minivar.training.schedules import learning_rate, parameter_groups, weight_decay
-from minivar.training.stages import check_run, keep_tokenizer, take_tokenizer, train_model, train_tokenizer
+from minivar.training.stages import (
+    check_run,
+    draws_pixels,
+    keep_tokenizer,
+    take_tokenizer,
+    train_model,
+    train_tokenizer,
+)
 from minivar.training.task import Task
-from minivar.training.tasks import GPTTask, TokenizerTask, TokenTask, VARTask
+from minivar.training.tasks import GeneratorTask, GPTTask, TokenizerTask, TokenTask, VARTask
 
 __all__ = [
     "AveragedWeights",
     "Batches",
+    "DiTTask",
     "GPTTask",
+    "GeneratorTask",
     "Interrupted",
+    "MaskGITTask",
     "Preset",
     "Task",
     "TokenTask",
@@ -30,6 +41,7 @@ __all__ = [
     "batch_indices",
     "check_config",
     "check_run",
+    "draws_pixels",
     "fit",
     "keep_tokenizer",
     "learning_rate",

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from minivar.checks import check
 from minivar.data import CROPS
-from minivar.models import GPTConfig, VARConfig
+from minivar.models import Config, GPTConfig
 from minivar.precision import PRECISIONS
-from minivar.sampling import RasterSamplingConfig, SamplingConfig
+from minivar.sampling import SETTINGS, AnySamplingConfig
 from minivar.tokenizer import PIXEL_LOSS, LossConfig, TokenizerConfig
 
 
@@ -137,25 +137,26 @@ class Preset:
     views: int  # of each training image; above 1, data.jittered adds slightly turned and resized ones
     tokenizer: TokenizerConfig
     tokenizer_train: TrainConfig
-    model: VARConfig | GPTConfig
+    model: Config
     model_train: TrainConfig
-    sampling: SamplingConfig | RasterSamplingConfig
+    sampling: AnySamplingConfig
     tokenizer_loss: LossConfig = PIXEL_LOSS
+    revive_below: float | None = None  # of the tokenizer's codes, as in TokenizerTask
     tokenizer_crop: str = "random"  # how folders and shards are cut for each of the two, as in pictures.PictureSet
     model_crop: str = "random"
 
     def __post_init__(self) -> None:
-        check(self, views="[1, 1000]", tokenizer_crop=tuple(CROPS), model_crop=tuple(CROPS))
-        raster = isinstance(self.model, GPTConfig)
-        if raster and (self.model.grid is None or self.model.caption_tokens):
+        check(self, views="[1, 1000]", revive_below="[0, 1]", tokenizer_crop=tuple(CROPS), model_crop=tuple(CROPS))
+        if isinstance(self.model, GPTConfig) and (self.model.grid is None or self.model.caption_tokens):
             raise ValueError(
                 "Training knows grid and classes of a GPT: expected a grid and 0 caption_tokens; got grid "
                 f"{self.model.grid} and caption_tokens {self.model.caption_tokens}."
             )
-        if raster != isinstance(self.sampling, RasterSamplingConfig):
+        expected = SETTINGS[type(self.model)]
+        if not isinstance(self.sampling, expected):
             raise ValueError(
-                "A VARConfig is sampled by a SamplingConfig, a GPTConfig by a RasterSamplingConfig; got "
-                f"{type(self.model).__name__} and {type(self.sampling).__name__}."
+                f"A {type(self.model).__name__} is sampled by a {expected.__name__}; got a "
+                f"{type(self.sampling).__name__}."
             )
         size, smallest = self.tokenizer.image_size, self.tokenizer_loss.discriminator.smallest_image
         if self.tokenizer_loss.gan and size is not None and min(size) < smallest:

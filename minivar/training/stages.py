@@ -9,14 +9,22 @@ from minivar import checkpoints
 from minivar.data import Dataset, ImageSet
 from minivar.distributed import Ranks
 from minivar.files import State, weights_fingerprint
-from minivar.models import GPT, VAR, build
+from minivar.models import GPT, VAR, DiT, DiTConfig, Generator, MaskGIT, build
 from minivar.precision import convolution_order
-from minivar.tokenizer import VQVAE, TokenCache
+from minivar.tokenizer import VQVAE, Pixels, TokenCache
 from minivar.training.batches import total_steps
 from minivar.training.before import check_config
 from minivar.training.config import Preset
 from minivar.training.loop import fit
+from minivar.training.rivals import DiTTask, MaskGITTask
 from minivar.training.tasks import GPTTask, TokenizerTask, VARTask
+
+TASKS = {VAR: VARTask, GPT: GPTTask, MaskGIT: MaskGITTask, DiT: DiTTask}
+
+
+def draws_pixels(preset: Preset) -> bool:
+    """Whether the generator of a preset needs no tokenizer."""
+    return isinstance(preset.model, DiTConfig) and not preset.model.latents
 
 
 def train_tokenizer(
@@ -29,26 +37,29 @@ def train_tokenizer(
     backbone_weights: Path | None = None,
     validation: ImageSet | None = None,
     workers: int | None = None,
-) -> VQVAE:
+) -> VQVAE | Pixels:
     """Train (or resume, or just load) the tokenizer of a preset on ``data``, into ``out``.
+
+    For a generator that draws pixels there is nothing to train, and ``Pixels`` is returned.
 
     ``validation``: held-out images, whose loss is logged (``presets.validation_set``). ``backbone_weights``: a file
     with the weights of VGG-16, for presets whose loss has a perceptual term. ``workers`` as in ``fit``.
     """
+    if draws_pixels(preset):
+        return Pixels()
     torch.manual_seed(preset.tokenizer_train.seed)
     device = ranks.device if ranks else device
     model = VQVAE(preset.tokenizer).to(device, memory_format=convolution_order(device))
     steps = total_steps(len(data), preset.tokenizer_train)
-    task = TokenizerTask(
-        model, data, preset.tokenizer_loss, steps, backbone_weights=backbone_weights, validation=validation
-    )
+    more = {"backbone_weights": backbone_weights, "validation": validation, "revive_below": preset.revive_below}
+    task = TokenizerTask(model, data, preset.tokenizer_loss, steps, **more)
     fit(task, preset.tokenizer_train, out, {"preset": preset.name}, progress, ranks, workers)
     return model
 
 
 def train_model(
     preset: Preset,
-    tokenizer: VQVAE,
+    tokenizer: VQVAE | Pixels,
     data: Dataset,
     out: Path,
     device="cpu",
@@ -57,11 +68,11 @@ def train_model(
     validation: Dataset | None = None,
     start: State | None = None,
     workers: int | None = None,
-) -> VAR | GPT:
-    """Train (or resume, or just load) the transformer of a preset on the tokens of ``data``, into ``out``.
+) -> Generator:
+    """Train (or resume, or just load) the transformer of a preset on what the tokenizer makes of ``data``.
 
-    ``validation``: held-out images or a cache of their tokens, whose loss is logged. ``start``: weights to begin with
-    (``starting_weights``), in place of random ones. ``workers`` as in ``fit``.
+    Into ``out``. ``validation``: held-out images or a cache of their tokens, whose loss is logged. ``start``: weights
+    to begin with (``starting_weights``), in place of random ones. ``workers`` as in ``fit``.
     """
     device = ranks.device if ranks else device
     torch.manual_seed(preset.model_train.seed)
@@ -70,7 +81,7 @@ def train_model(
         model.load_state_dict(start)
     beginning = {} if start is None else {"start": weights_fingerprint(model)}
     model = model.to(device)
-    task = (GPTTask if isinstance(model, GPT) else VARTask)(model, tokenizer, data, device, validation)
+    task = TASKS[type(model)](model, tokenizer, data, device, validation)
     header = {"preset": preset.name, "sampling": dataclasses.asdict(preset.sampling)}
     task.sampling, task.settings = header["sampling"], beginning
     fit(task, preset.model_train, out, header, progress, ranks, workers)
@@ -84,7 +95,8 @@ def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks, validat
     got, expected = len(images.class_names), preset.model.num_classes
     if got != expected:
         raise ValueError(f"The preset has {expected} classes, the data has {got}: add --set model.num_classes={got}.")
-    checkpoints.check_pair(preset.tokenizer, preset.model)
+    if not draws_pixels(preset):
+        checkpoints.check_pair(preset.tokenizer, preset.model)
     check_config(preset.model_train, ranks, len(images), validation)
 
 
@@ -93,8 +105,10 @@ def take_tokenizer(
 ) -> VQVAE:
     """A tokenizer that is trained already; a run that takes it from elsewhere gets a copy.
 
-    Raises ``ValueError`` unless preset, data and tokenizer belong together.
+    Raises ``ValueError`` if the preset needs none, and unless preset, data and tokenizer belong together.
     """
+    if draws_pixels(preset):
+        raise ValueError(f"{preset.name} draws pixels: expected neither --tokenizer nor --tokens, got one.")
     tokenizer, _ = checkpoints.load(folder / "tokenizer.safetensors", "VQVAE")
     check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", ranks, validation)
     if isinstance(images, TokenCache):

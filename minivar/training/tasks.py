@@ -3,6 +3,7 @@
 Explained in ``notebooks/02_raster.ipynb`` and ``notebooks/06_training.ipynb``.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,17 +14,21 @@ from torch import Tensor, nn
 from minivar.data import ArraySet, Dataset, Feed, ImageSet
 from minivar.distributed import copy_from_rank_zero
 from minivar.evaluation.metrics import codebook_usage
-from minivar.models import GPT, VAR
+from minivar.models import Generator
 from minivar.precision import convolution_order
 from minivar.sampling import generate, images_at_once
-from minivar.tokenizer import PIXEL_LOSS, VQVAE, LossConfig, TokenCache, TokenizerLoss, encode
+from minivar.tokenizer import PIXEL_LOSS, VQVAE, LossConfig, Pixels, TokenCache, TokenizerLoss, encode
 from minivar.training.task import Stats, Task
 
 COLUMNS = 10  # pictures side by side in what ``pictures`` returns, for a person to look at
 
 
 class TokenizerTask(Task):
-    """A tokenizer's loss; dead codes are revived every ``revive_every`` steps, 0: never."""
+    """A tokenizer's loss; dead codes are revived every ``revive_every`` steps, 0: never.
+
+    ``revive_below``: a code is dead whose share of the uses is below this share of the average, all scales counted
+    alike; None: below a twentieth, all uses counted alike.
+    """
 
     name = "tokenizer"
     unused_parameters = True  # a short schedule may leave one of the phi convolutions without work
@@ -37,17 +42,19 @@ class TokenizerTask(Task):
         revive_every: int = 20,
         backbone_weights: Path | None = None,
         validation: ImageSet | None = None,
+        revive_below: float | None = None,
     ) -> None:
         """``steps`` of the whole run, of which the discriminator's start is a share; weights as in ``Perceptual``."""
         self.model = self.run = model
         self.data, self.validation = self.source, self.heldout_source = data, validation
         self.revive_every = revive_every
+        self.revive = {} if revive_below is None else {"threshold": revive_below, "scales_alike": True}
         device = next(model.parameters()).device
         objective = TokenizerLoss(loss, model.config.nets.image_channels, steps, backbone_weights)
         self.objective = objective.to(device, memory_format=convolution_order(device))
         self.discriminator = self.objective.discriminator
         self.remembers = self.objective if self.discriminator is not None else None
-        self.settings = asdict(loss)
+        self.settings = {**asdict(loss), **self.revive}
         self.handful: Tensor | None = None  # what ``pictures`` shows
 
     def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
@@ -82,7 +89,7 @@ class TokenizerTask(Task):
         """Revive codes that fell out of use; on several ranks, as rank 0 does."""
         if self.revive_every and step % self.revive_every == 0:
             quantizer = self.model.quantizer
-            quantizer.revive_dead_codes(self.last.residuals)
+            quantizer.revive_dead_codes(self.last.residuals, **self.revive)
             for tensor in (quantizer.codebook, quantizer.usage_KV):
                 copy_from_rank_zero(tensor)
 
@@ -104,33 +111,33 @@ class TokenizerTask(Task):
         return (rows.clamp(-1, 1) + 1) / 2
 
 
-class Tokens:
-    """The tokens of a dataset, by a tokenizer that is frozen for good.
+class Encoded:
+    """What a tokenizer that is frozen for good makes of a dataset: tokens, or latents.
 
-    ``data`` is a ``TokenCache`` of this tokenizer, or an ``ArraySet``, whose images are encoded once, here, or any
-    other dataset, which is encoded batch by batch: the crops of an image differ from epoch to epoch. Its images come
-    from ``source``: the dataset itself, or the feed that reads it ahead.
+    ``data`` is an ``ArraySet``, whose images are encoded once, here, by ``function``, or any other dataset, which is
+    encoded batch by batch, since the crops of an image differ from epoch to epoch; or a ``TokenCache``, which holds
+    the tokens. Images come from ``source``: the dataset itself, or the feed that reads it ahead.
     """
 
-    def __init__(self, tokenizer: VQVAE, data: Dataset) -> None:
-        self.tokenizer, self.data = tokenizer, data
+    def __init__(self, function: Callable[[Tensor], Tensor], data: Dataset) -> None:
+        self.function, self.data = function, data
         self.source: Dataset | Feed = data
         if isinstance(data, ArraySet):
-            parts = [encode(tokenizer, data.batch(index)[0]).cpu() for index in torch.arange(len(data)).split(256)]
-            self.tokens_NL, self.labels_N = torch.cat(parts), data.labels
+            parts = [function(data.batch(index)[0]).cpu() for index in torch.arange(len(data)).split(256)]
+            self.encoded_N, self.labels_N = torch.cat(parts), data.labels
 
     def batch(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """int64 indices (B,) -> int64 tokens (B, L) of this epoch's crops, int64 labels (B,)."""
+        """int64 indices (B,) -> tokens (B, L) or latents (B, C, h, w) of this epoch's crops, int64 labels (B,)."""
         if isinstance(self.data, TokenCache):
             return self.data.tokens(index, epoch)
         if isinstance(self.data, ArraySet):
-            return self.tokens_NL[index], self.labels_N[index]
+            return self.encoded_N[index], self.labels_N[index]
         images, labels = self.source.batch(index, epoch)
-        return encode(self.tokenizer, images), labels
+        return self.function(images), labels
 
 
-class TokenTask(Task):
-    """What both transformers share: tokens of the images, and pictures of what the model draws.
+class GeneratorTask(Task):
+    """What all that draw images share: images as a tokenizer encodes them, and pictures of what the model draws.
 
     The tokenizer is moved to ``device``, in eval mode, without gradients. Raises ``CacheError`` for another
     tokenizer's cache.
@@ -140,8 +147,8 @@ class TokenTask(Task):
 
     def __init__(
         self,
-        model: VAR | GPT,
-        tokenizer: VQVAE,
+        model: Generator,
+        tokenizer: VQVAE | Pixels,
         data: Dataset,
         device: torch.device | str = "cpu",
         validation: Dataset | None = None,
@@ -152,30 +159,18 @@ class TokenTask(Task):
         for source in (data, validation):
             if isinstance(source, TokenCache):
                 source.check(tokenizer, model.config)
-        self.tokens = Tokens(tokenizer, data)
-        self.heldout_tokens = None if validation is None else Tokens(tokenizer, validation)
+        self.encoded = Encoded(self.encode, data)
+        self.heldout_encoded = None if validation is None else Encoded(self.encode, validation)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, channels, H, W) -> tokens (B, L)."""
+        return encode(self.tokenizer, images)
 
     def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
-        """Images to be encoded, where their tokens are not there already."""
-        self.tokens.source = feed
+        """Images to be encoded, where that is not done already."""
+        self.encoded.source = feed
         if heldout_feed is not None:
-            self.heldout_tokens.source = heldout_feed
-
-    def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
-        """Cross-entropy of every token (B, L) given what comes before it, and losses and accuracies by part."""
-        ...
-
-    def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, Stats]:
-        """Mean over all positions with equal weights, no label smoothing (as in both published trainers)."""
-        tokens_BL, labels_B = (x.to(device) for x in self.tokens.batch(index, self.epoch))
-        losses_BL, stats = self.predict(self.run, tokens_BL, labels_B)
-        return losses_BL.mean(), stats
-
-    def heldout_loss(self, index: Tensor, device: torch.device) -> Stats:
-        """The same of held-out images, without dropout of any kind."""
-        tokens_BL, labels_B = (x.to(device) for x in self.heldout_tokens.batch(index, 0))
-        losses_BL, stats = self.predict(self.model, tokens_BL, labels_B)
-        return {"loss": losses_BL.mean(), **stats}
+            self.heldout_encoded.source = heldout_feed
 
     def pictures(self, device: torch.device) -> Tensor:
         """Samples of twenty classes, evenly spread and in rotation: (2, 10, channels, H, W) in [0, 1].
@@ -192,6 +187,26 @@ class TokenTask(Task):
             for part in labels_B.split(at_once)
         ]
         return torch.cat(drawn).float().unflatten(0, (2, COLUMNS))
+
+
+class TokenTask(GeneratorTask):
+    """What VAR and GPT share: every token of an image is predicted, from those before it."""
+
+    def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
+        """Cross-entropy of every token (B, L) given what comes before it, and losses and accuracies by part."""
+        ...
+
+    def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, Stats]:
+        """Mean over all positions with equal weights, no label smoothing (as in both published trainers)."""
+        tokens_BL, labels_B = (x.to(device) for x in self.encoded.batch(index, self.epoch))
+        losses_BL, stats = self.predict(self.run, tokens_BL, labels_B)
+        return losses_BL.mean(), stats
+
+    def heldout_loss(self, index: Tensor, device: torch.device) -> Stats:
+        """The same of held-out images, without dropout of any kind."""
+        tokens_BL, labels_B = (x.to(device) for x in self.heldout_encoded.batch(index, 0))
+        losses_BL, stats = self.predict(self.model, tokens_BL, labels_B)
+        return {"loss": losses_BL.mean(), **stats}
 
 
 def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
