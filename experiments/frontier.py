@@ -22,7 +22,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.bench import measuring
@@ -158,7 +157,7 @@ def judge_of(family: str) -> tuple[Tensor, Callable[[Tensor], dict[str, float]]]
         return labels_N, judge
     train_set, heldout = data.load("emoji", "train+validation"), data.load("emoji", "heldout")
     known_N, labels_N = (9 + 2 * part.labels + part.extra["style"].values for part in (train_set, heldout))
-    real = layout(heldout.batch(slice(None))[0])
+    real = evaluation.layout(heldout.batch(slice(None))[0])
     pick = torch.Generator().manual_seed(0)
     alike = [
         (known_N == label).nonzero().flatten() for label in labels_N
@@ -166,24 +165,16 @@ def judge_of(family: str) -> tuple[Tensor, Callable[[Tensor], dict[str, float]]]
     floors = []
     for _ in range(10):
         index = torch.stack([same[torch.randint(len(same), (), generator=pick)] for same in alike])
-        floors.append(evaluation.frechet_distance(layout(train_set.batch(index)[0]), real))
+        floors.append(evaluation.frechet_distance(evaluation.layout(train_set.batch(index)[0]), real))
     floor = sum(floors) / len(floors)
 
     def judge_emoji(images: Tensor) -> dict[str, float]:
-        features = layout(images * 2 - 1)
+        features = evaluation.layout(images * 2 - 1)
         precision, recall = evaluation.precision_recall(real, features)
         distance = evaluation.frechet_distance(features, real) / floor
         return {"distance": distance, "precision": precision, "recall": recall}
 
     return labels_N, judge_emoji
-
-
-def layout(images: Tensor) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] -> (N, 80): mean colours of 4 x 4 parts, and how much brightness changes in each."""
-    grey = images.mean(1, keepdim=True)
-    across, down = (F.pad(grey.diff(dim=d).abs(), pad) for d, pad in ((3, (0, 1)), (2, (0, 0, 0, 1))))
-    parts = [F.adaptive_avg_pool2d(x, 4).flatten(1) for x in (images, across, down)]
-    return torch.cat(parts, dim=1)
 
 
 def measure_quality(family: str) -> None:

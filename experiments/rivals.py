@@ -150,7 +150,7 @@ def best_rate(side: str, done: dict[str, dict]) -> float | None:
 def plan(done: dict[str, dict]) -> list[Run | TokenizerRun]:
     """The runs that can be said by now: seeds follow when the rate of their side is known."""
     runs: list[Run | TokenizerRun] = [TokenizerRun(side, 0) for side in TOKENIZERS.values()]
-    runs += [Run(side, 0, rate, "rates") for rate in RATES for side in SIDES]
+    runs += [Run(side, 0, rate, "rates") for side in SIDES for rate in RATES]
     for side in SIDES:
         losses = rates_of(side, done)
         if set(RATES) <= set(losses) and best_rate(side, done) is None:

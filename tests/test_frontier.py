@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments import frontier
-from minivar import checkpoints, data
+from minivar import checkpoints, data, evaluation
 from minivar.presets import get
 
 
@@ -36,7 +36,7 @@ def test_variants_fit_the_shipped_model_and_one_that_is_trained_beside_it(family
 def test_a_layout_says_where_colours_lie_and_change():
     images = torch.full((2, 3, 32, 32), -1.0)
     images[1, 0, :8, :8] = 1.0  # red in the first of sixteen parts
-    plain, red = frontier.layout(images)
+    plain, red = evaluation.layout(images)
     assert plain.tolist() == [-1.0] * 48 + [0.0] * 32
     changed = (red != plain).nonzero().flatten().tolist()
     assert changed[:1] == [0] and red[0] == 1

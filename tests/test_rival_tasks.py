@@ -215,9 +215,7 @@ def test_the_heldout_steps_are_spread_evenly_and_nothing_is_smoothed():
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="A MaskGITConfig is sampled by a MaskedSamplingConfig; got a Samp"
-    ):
+    with pytest.raises(ValueError, match="A MaskGITConfig is sampled by a MaskedSamplingConfig; got a Samp"):
         dataclasses.replace(preset_of("maskgit"), sampling=sampling.SamplingConfig())
     with pytest.raises(checkpoints.CheckpointError, match=r"\(C, grid\) is \(4, \(4, 4\)\) in the tokenizer"):
         checkpoints.check_pair(SINGLE, PIXELS)
@@ -242,9 +240,7 @@ def test_cached_tokens_hold_no_latents(tmp_path):
 def test_two_transformers_in_one_folder_are_one_too_many(tmp_path):
     checkpoints.save(DiT(DIT), tmp_path / "dit.safetensors")
     checkpoints.save(MaskGIT(MASKGIT), tmp_path / "maskgit.safetensors")
-    with pytest.raises(
-        checkpoints.CheckpointError, match="holds maskgit.safetensors and dit.safetensors; expect"
-    ):
+    with pytest.raises(checkpoints.CheckpointError, match="holds maskgit.safetensors and dit.safetensors; expect"):
         checkpoints.load_pair(tmp_path)
 
 

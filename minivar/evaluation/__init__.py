@@ -1,6 +1,14 @@
 """How good samples and reconstructions are: distances, judges, the published protocol and its results."""
 
-from minivar.evaluation.judges import ClassifierConfig, DigitClassifier, judge_digits, load_digit_classifier
+from minivar.evaluation.contrast import ContrastConfig, ContrastJudge, contrast_loss, layout, retrieval
+from minivar.evaluation.judges import (
+    WORLDS,
+    ClassifierConfig,
+    DigitClassifier,
+    judges_of,
+    load_contrast_judge,
+    load_digit_classifier,
+)
 from minivar.evaluation.metrics import (
     Moments,
     bootstrap_interval,
@@ -16,8 +24,21 @@ from minivar.evaluation.metrics import (
 )
 from minivar.evaluation.protocol import read_samples, write_samples
 from minivar.evaluation.results import RELEASED, RESULTS, ProtocolError, Result, scores_of, table
+from minivar.evaluation.scoring import agreement, compare, judge, judge_digits, novelty
 
 __all__ = [
+    "WORLDS",
+    "agreement",
+    "compare",
+    "judge",
+    "judges_of",
+    "load_contrast_judge",
+    "novelty",
+    "retrieval",
+    "layout",
+    "contrast_loss",
+    "ContrastJudge",
+    "ContrastConfig",
     "RELEASED",
     "RESULTS",
     "ClassifierConfig",

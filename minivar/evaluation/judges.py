@@ -1,10 +1,14 @@
-"""Judges: networks in whose features samples are compared, and who say what a sample shows.
+"""Judges: features in which samples are compared, and who says what a sample shows.
 
-On ImageNet the judge is InceptionV3. Digits need eyes of their own: ``DigitClassifier`` is a small convolutional
-network whose weights are shipped (``data/checkpoints/digits-classifier.safetensors``, built by
-``experiments/build_classifier.py``); its penultimate layer gives the features.
+On ImageNet the judge is InceptionV3 (``inception``). The embedded worlds need eyes of their own, and two pairs of
+them, since a judge may be blind where a model is. Digits: ``DigitClassifier``, a small convolutional network whose
+penultimate layer gives the features (built by ``experiments/build_classifier.py``), and a ``ContrastJudge``, which
+never saw a label. Emoji: a ``ContrastJudge``, which knows a thing again that another designer drew, and ``layout``,
+statistics of colour and shape. Weights are shipped in ``data/checkpoints``.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 
 from minivar import checkpoints, data
 from minivar.checks import check
-from minivar.evaluation.metrics import frechet_distance, in_batches, precision_recall
+from minivar.evaluation.contrast import ContrastConfig, ContrastJudge, convolutions, layout
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,8 @@ class DigitClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        w = config.width
-        layers: list[nn.Module] = []
-        for c_in, c_out in ((1, w), (w, 2 * w), (2 * w, 4 * w)):
-            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
-            layers += [nn.Conv2d(c_out, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
-            layers += [nn.MaxPool2d(2)]
-        self.body = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.project = nn.Linear(16 * w, config.features)
+        self.body = convolutions(1, config.width)
+        self.project = nn.Linear(16 * config.width, config.features)
         self.dropout = nn.Dropout(0.3)
         self.head = nn.Linear(config.features, config.num_classes)
 
@@ -58,8 +56,13 @@ class DigitClassifier(nn.Module):
         return self.head(self.dropout(self.features(images)))
 
 
-KINDS = {"DigitClassifier": (DigitClassifier, ClassifierConfig)}  # for ``checkpoints.load``
-SHIPPED = data.DATA_ROOT / "checkpoints" / "digits-classifier.safetensors"
+KINDS = {  # for ``checkpoints.load``
+    "DigitClassifier": (DigitClassifier, ClassifierConfig),
+    "ContrastJudge": (ContrastJudge, ContrastConfig),
+}
+FOLDER = data.DATA_ROOT / "checkpoints"
+SHIPPED = FOLDER / "digits-classifier.safetensors"
+WORLDS = ("digits", "emoji")  # that have judges of their own
 
 
 def load_digit_classifier(path: Path | str = SHIPPED) -> tuple[DigitClassifier, dict]:
@@ -67,44 +70,20 @@ def load_digit_classifier(path: Path | str = SHIPPED) -> tuple[DigitClassifier, 
     return checkpoints.load(Path(path), "DigitClassifier", KINDS)
 
 
-def judge_digits(
-    classifier: DigitClassifier, images: Tensor, labels: Tensor, split: str = "heldout"
-) -> dict[str, float]:
-    """Scores of generated digits, images (N, 1, 28, 28) in [0, 1], against those of a split.
+def load_contrast_judge(path: Path | str) -> tuple[ContrastJudge, dict]:
+    """A judge that learnt without labels, in eval mode, and its header."""
+    return checkpoints.load(Path(path), "ContrastJudge", KINDS)
 
-    Choose by "validation" (800 digits), report on "heldout" (2,000); the names below say held-out for either.
 
-    ``accuracy``: share recognised as their label. ``frechet``: distance to N held-out digits; ``frechet_real``: that
-    of N training digits to the same ones, the noise floor; ``frechet_ratio``: the first over the second.
-    ``precision`` and ``recall`` likewise, with ``recall_real`` of the training digits for scale. ``novelty``: median
-    distance in pixels to the nearest training digit, over that of held-out digits; copies would bring it near 0.
+@functools.cache
+def judges_of(world: str) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The judges of a world by name: images (B, C, H, W) in [-1, 1] -> features (B, F).
+
+    Raises ``ValueError`` for a world that has none.
     """
-    others = {"heldout": "train+validation", "validation": "train"}[split]  # what a model may have been trained on
-    train, heldout = data.load_digits(others), data.load_digits(split)
-    count = min(len(images), len(heldout))
-    pick = torch.Generator().manual_seed(0)
-    chosen = [torch.randperm(len(digits), generator=pick)[:count] for digits in (train, heldout)]
-    real_a, real_b = (
-        in_batches(classifier.features, digits.batch(index)[0])
-        for digits, index in zip((train, heldout), chosen, strict=True)
-    )
-    fake = in_batches(classifier.features, images[:count] * 2 - 1)
-    predicted = in_batches(classifier, images * 2 - 1).argmax(1)
-    frechet, frechet_real = frechet_distance(fake, real_b), frechet_distance(real_a, real_b)
-    precision, recall = precision_recall(real_b, fake)
-    pixels = train.batch(slice(None))[0].flatten(1)
-
-    def distance_to_train(points: Tensor) -> float:
-        return in_batches(lambda part: torch.cdist(part.flatten(1), pixels).amin(1), points).median().item()
-
-    return {
-        "count": count,
-        "accuracy": (predicted == labels).float().mean().item(),
-        "frechet": frechet,
-        "frechet_real": frechet_real,
-        "frechet_ratio": frechet / frechet_real,
-        "precision": precision,
-        "recall": recall,
-        "recall_real": precision_recall(real_b, real_a)[1],
-        "novelty": distance_to_train(images * 2 - 1) / distance_to_train(heldout.batch(slice(None))[0]),
-    }
+    if world not in WORLDS:
+        raise ValueError(f"No judge for {world!r}: expected {' or '.join(WORLDS)}.")
+    contrast = load_contrast_judge(FOLDER / f"judge-{world}.safetensors")[0].features
+    if world == "digits":
+        return {"classifier": load_digit_classifier()[0].features, "contrast": contrast}
+    return {"contrast": contrast, "layout": layout}
