@@ -1,6 +1,6 @@
 """Train the judges that learn without labels, and write data/checkpoints/judge-digits and judge-emoji.safetensors.
 
-    python -m experiments.build_judges digits [--epochs 20]     # 4 minutes of one core
+    python -m experiments.build_judges digits [--epochs 20]     # 3 minutes of one core
     python -m experiments.build_judges emoji [--epochs 40]      # 15 minutes of one core
 
 They see the drawings of "train" and "validation" (with --try, of "train" alone, and are judged on "validation"; so
@@ -31,7 +31,7 @@ def load(world: str, split: str) -> ArraySet:
 
 
 def pairs(images: ArraySet, world: str) -> list[tuple[Tensor, Tensor]]:
-    """The batches of one epoch: indices of pictures that show the same; of emoji drawn by two hands where possible."""
+    """The batches of one epoch: indices of pictures that show the same; emoji drawn by two hands where possible."""
     if world == "digits":
         order = torch.randperm(len(images))
         return [(part, part) for part in order.split(BATCH[world])[:-1]]
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--try", dest="trial", action="store_true", help="for choosing settings: see above")
     args = parser.parse_args()
-    world, epochs = args.world, args.epochs or {"digits": 20, "emoji": 40}[args.world]
+    world, epochs = args.world, args.epochs or {"digits": 20, "emoji": 20}[args.world]
     torch.manual_seed(0)
     train = load(world, "train" if args.trial else "train+validation")
     if world == "emoji" and not args.trial:

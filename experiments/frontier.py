@@ -28,6 +28,7 @@ from experiments.bench import measuring
 from minivar import checkpoints, data, evaluation, files, sampling
 from minivar.allocation import keep_memory
 from minivar.book.plots.frontier import KINDS
+from minivar.machine import describe_machine
 from minivar.models import VAR
 from minivar.precision import computing
 from minivar.sampling import Economy, sample_economically
@@ -227,7 +228,7 @@ def measure_time(family: str, rounds: int = 9) -> None:
                 "busy": busy,
             }
             print(family, count, name, entry[str(count)], flush=True)
-    found["machine"] = measuring.machine(torch.device("cpu"))
+    found["machine"] = describe_machine(torch.device("cpu"))
     write(found)
 
 

@@ -28,6 +28,7 @@ from experiments.bench.measuring import (
 from experiments.bench.measuring import share_of_others as others
 from experiments.bench.reference import ReferenceGPT, ReferenceTokenizer, ReferenceVAR
 from experiments.bench.reference import var as reference_var
+from minivar.machine import describe_machine
 from minivar.models import GPT, VAR, GPTConfig, products
 from minivar.sampling import packing, sample, sample_raster
 from minivar.scales import ScaleSchedule
@@ -189,7 +190,7 @@ def test_what_was_disturbed_is_timed_again_on_the_same_machine_only(tmp_path, mo
         {"name": "sample-digits-1", "against_reference": 1.2, "error": "as it was"},
         {"name": "encode-digits", "against_reference": None},
     ]
-    before = {"machine": {**run.measuring.machine(CPU), "load_before": [9, 9, 9]}, "old": old.COMMIT, "rows": rows}
+    before = {"machine": {**describe_machine(CPU), "load_before": [9, 9, 9]}, "old": old.COMMIT, "rows": rows}
     results.write_text(json.dumps(before))
     monkeypatch.setattr(run, "row_for", lambda workload, setting: {"name": workload.name, "error": "timed again"})
     assert run.main(["--again"]) == 1

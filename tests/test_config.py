@@ -258,8 +258,16 @@ DIGITS, RASTER = presets.get("digits"), presets.get("duel-llamagen")
     ("preset", "changes", "words"),
     [
         (DIGITS, {"views": 0}, "views must be a whole number in [1, 1000]; got 0."),
-        (DIGITS, {"sampling": RASTER.sampling}, "got VARConfig and RasterSamplingConfig."),
-        (RASTER, {"sampling": DIGITS.sampling}, "got GPTConfig and SamplingConfig."),
+        (
+            DIGITS,
+            {"sampling": RASTER.sampling},
+            "A VARConfig is sampled by a SamplingConfig; got a RasterSamplingConfig.",
+        ),
+        (
+            RASTER,
+            {"sampling": DIGITS.sampling},
+            "A GPTConfig is sampled by a RasterSamplingConfig; got a SamplingConfig.",
+        ),
         (
             DIGITS,
             {"tokenizer_loss": LossConfig(gan=0.1)},
@@ -271,7 +279,11 @@ DIGITS, RASTER = presets.get("digits"), presets.get("duel-llamagen")
             {"model": GPTConfig(caption_tokens=3)},
             "expected a grid and 0 caption_tokens; got grid (16, 16) and",
         ),
-        (DIGITS, {"model": None}, "model must be a VARConfig or a GPTConfig; got None."),
+        (
+            DIGITS,
+            {"model": None},
+            "model must be a VARConfig or a GPTConfig or a MaskGITConfig or a DiTConfig; got None.",
+        ),
     ],
 )
 def test_a_preset_holds_what_goes_together(preset, changes, words):

@@ -131,6 +131,9 @@ def test_guidance_ramps_from_nothing_to_cfg(model, tokenizer, monkeypatch):
     monkeypatch.setattr("minivar.sampling.walk.guide", recorded)
     sample(model, tokenizer, LABELS, cfg=3.0, generator=seeded())
     assert strengths == [1.5, 3.0]  # none at the first scale, where the unconditional logits are not even computed
+    strengths.clear()
+    sample(model, tokenizer, LABELS, cfg=3.0, generator=seeded(), ramp=False)
+    assert strengths == [3.0, 3.0, 3.0]
 
 
 @pytest.mark.parametrize("cfg", [0.0, 2.0])

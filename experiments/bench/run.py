@@ -25,6 +25,7 @@ from minivar.allocation import keep_memory
 from minivar.data import DATA_ROOT
 from minivar.distributed import find_device
 from minivar.files import write_atomically
+from minivar.machine import describe_machine
 from minivar.precision import computing
 
 RESULTS = DATA_ROOT / "results" / "bench.json"
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)
-    found = {"machine": measuring.machine(device), "old": COMMIT, "quick": args.quick, "tf32": args.tf32}
+    found = {"machine": describe_machine(device), "old": COMMIT, "quick": args.quick, "tf32": args.tf32}
     found["memory_kept"] = keep_memory()  # of all sides: minivar's commands do so, and rounds are steadier
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -110,7 +111,7 @@ def disturbed(before: dict | None, device: torch.device) -> list[Workload]:
     if before is None:
         raise ValueError(f"There is no {RESULTS.name} whose disturbed workloads could be timed again.")
     here, there = (
-        {k: v for k, v in m.items() if k != "load_before"} for m in (measuring.machine(device), before["machine"])
+        {k: v for k, v in m.items() if k != "load_before"} for m in (describe_machine(device), before["machine"])
     )
     if here != there:
         raise ValueError(f"{RESULTS.name} is of another machine: got {here}, expected {there}.")

@@ -5,12 +5,13 @@ No pickle is ever executed: published files are read with ``weights_only=True``,
 
 from minivar.checkpoints.dit import from_dit
 from minivar.checkpoints.llamagen import from_llamagen_gpt, from_llamagen_tokenizer
-from minivar.checkpoints.own import KINDS, check_pair, load, load_pair, save
+from minivar.checkpoints.own import FILES, KINDS, check_pair, load, load_pair, save
 from minivar.checkpoints.start import load_any_pair
 from minivar.checkpoints.var import from_var, to_var
 from minivar.files import CheckpointError
 
 __all__ = [
+    "FILES",
     "KINDS",
     "CheckpointError",
     "check_pair",

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
     first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
     classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes)
-    settings = _settings(args, model, header)
+    settings = settings_of(args, model, header)
     economies = _economies(args, model, device)
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
     labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
@@ -136,7 +136,7 @@ def draw_for_evaluator(args: argparse.Namespace) -> None:
     check_numbers(args)
     with join_ranks(args.device) as ranks:
         tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
-        settings = _settings(args, model, header)
+        settings = settings_of(args, model, header)
         path = output(args.evaluator, (".npz",))
         tokenizer = tokenizer.to(ranks.device, memory_format=convolution_order(ranks.device))
         model = model.to(ranks.device)
@@ -146,11 +146,11 @@ def draw_for_evaluator(args: argparse.Namespace) -> None:
             print(f"{args.count} images with {settings}: {path}")
 
 
-def _settings(args: argparse.Namespace, model, header: dict) -> dict[str, float]:
+def settings_of(args: argparse.Namespace, model, header: dict) -> dict[str, float]:
     """The sampling settings in the checkpoint, but for those that were given; ``ValueError`` for another model's."""
     settings = dict(header.get("sampling", {}))
     options = ("cfg", "top_k", "top_p", "temperature", "smooth", "steps", "choice_temperature", "method")
-    settings |= {k: v for k in options if (v := getattr(args, k)) is not None}
+    settings |= {k: v for k in options if (v := getattr(args, k, None)) is not None}
     known = {field.name for field in dataclasses.fields(sampling.SETTINGS[type(model.config)])}
     foreign = [name for name in settings if name not in known | ({"smooth"} if isinstance(model, VAR) else set())]
     if foreign:

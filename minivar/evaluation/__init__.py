@@ -1,6 +1,15 @@
 """How good samples and reconstructions are: distances, judges, the published protocol and its results."""
 
 from minivar.evaluation.contrast import ContrastConfig, ContrastJudge, contrast_loss, layout, retrieval
+from minivar.evaluation.evaluating import (
+    compare_pictures,
+    draw,
+    embedded_judge,
+    score_samples,
+    score_tokenizer,
+    share_of_labels,
+)
+from minivar.evaluation.inception import load_inception
 from minivar.evaluation.judges import (
     WORLDS,
     ClassifierConfig,
@@ -22,44 +31,56 @@ from minivar.evaluation.metrics import (
     share_in_queue,
     ssim,
 )
+from minivar.evaluation.pictures import Pictures, write_npz, write_pngs
 from minivar.evaluation.protocol import read_samples, write_samples
 from minivar.evaluation.results import RELEASED, RESULTS, ProtocolError, Result, scores_of, table
-from minivar.evaluation.scoring import agreement, compare, judge, judge_digits, novelty
+from minivar.evaluation.scoring import OTHERS, agreement, compare, judge, judge_digits, novelty
 
 __all__ = [
-    "WORLDS",
-    "agreement",
-    "compare",
-    "judge",
-    "judges_of",
-    "load_contrast_judge",
-    "novelty",
-    "retrieval",
-    "layout",
-    "contrast_loss",
-    "ContrastJudge",
-    "ContrastConfig",
+    "OTHERS",
     "RELEASED",
     "RESULTS",
+    "WORLDS",
     "ClassifierConfig",
+    "ContrastConfig",
+    "ContrastJudge",
     "DigitClassifier",
     "Moments",
+    "Pictures",
     "ProtocolError",
     "Result",
+    "agreement",
     "bootstrap_interval",
     "codebook_usage",
+    "compare",
+    "compare_pictures",
+    "contrast_loss",
+    "draw",
+    "embedded_judge",
     "frechet_distance",
     "in_batches",
     "inception_score",
+    "judge",
     "judge_digits",
+    "judges_of",
+    "layout",
+    "load_contrast_judge",
     "load_digit_classifier",
+    "load_inception",
+    "novelty",
     "precision_recall",
     "psnr",
     "read_samples",
     "reconstruction_error",
+    "retrieval",
+    "score_samples",
+    "score_tokenizer",
     "scores_of",
     "share_in_queue",
+    "share_of_labels",
     "ssim",
     "table",
+    "write_npz",
+    "write_pngs",
     "write_samples",
 ]

@@ -31,6 +31,14 @@ class Moments:
         if features is not None:
             self.add(features)
 
+    @classmethod
+    def known(cls, mean_F: np.ndarray, covariance_FF: np.ndarray, count: int = 50_000) -> "Moments":
+        """Of a set whose mean and covariance somebody else has computed."""
+        found = cls()
+        found.count, found.sum_F = count, np.asarray(mean_F, dtype=np.float64) * count
+        found.products_FF = covariance_FF * (count - 1) + count * np.outer(mean_F, mean_F)
+        return found
+
     def add(self, features_BF: Tensor) -> None:
         """Take a batch in."""
         if features_BF.dim() != 2:

@@ -3,30 +3,36 @@
 A preset says what to train on, the shapes of tokenizer and transformer, how each is optimised, and how samples are
 drawn. The small case and the full case are the same code with other numbers:
 
-================ ========================================= ======================= ================================
-preset           what it is                                hardware, time          result
-================ ========================================= ======================= ================================
-digits-smoke     the default of chapter 06                 2 CPU cores, 2 minutes  accuracy .98, Frechet ratio 4
-digits           what ``make run`` trains                  2 CPU cores, 8 minutes  accuracy .992, Frechet ratio 1.7
-digits-long      shipped in ``data/checkpoints/digits``    1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
-emoji            shipped in ``data/checkpoints/emoji``     2 CPU cores, 1.8 hours  scores.json beside it
-folder-smoke     every step of chapter 13, in miniature    2 CPU cores, 1 minute   nothing to look at
-duel-var         1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
-duel-llamagen    the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json
-duel-gpt2        the same in raster order, GPT-2 style     1 CPU core, 15 minutes  data/results/head_to_head.json
-cifar32          CIFAR-10, 41 M parameters                 1 RTX 3090, 6 hours     not run yet
-folder128        100,000 photographs at 128 pixels, 41 M   1 RTX 3090, 11 hours    not run yet
-var-d16          ImageNet 256 x 256, 310 M parameters      16 A100, 2.5 days       FID 3.30 (paper, not run here)
-var-d20          the same, 600 M                           not published           FID 2.57 (paper, not run here)
-var-d24          the same, 1.0 B                           not published           FID 2.09 (paper, not run here)
-var-d30          the same, 2.0 B                           not published           FID 1.92 (paper, not run here)
-var-d36-s        ImageNet 512 x 512, 2.4 B, shared AdaLN   not published           FID 2.63 (paper, not run here)
-llamagen-b-384   LlamaGen, raster order, 384 pixels, 111 M see below               FID 6.09 (paper, not run here)
-llamagen-l-384   the same, 343 M                           see below               FID 3.07 (paper, not run here)
-llamagen-xl-384  the same, 775 M                           see below               FID 2.62 (paper, not run here)
-llamagen-xxl-384 the same, 1.4 B                           see below               FID 2.34 (paper, not run here)
-llamagen-3b-384  the same, 3.1 B                           see below               FID 2.18 (paper, not run here)
-================ ========================================= ======================= ================================
+================== ========================================= ======================= ================================
+preset             what it is                                hardware, time          result
+================== ========================================= ======================= ================================
+digits-smoke       the default of chapter 06                 2 CPU cores, 2 minutes  accuracy .98, Frechet ratio 4
+digits             what ``make run`` trains                  2 CPU cores, 8 minutes  accuracy .992, Frechet ratio 1.7
+digits-long        shipped in ``data/checkpoints/digits``    1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
+emoji              shipped in ``data/checkpoints/emoji``     2 CPU cores, 1.8 hours  scores.json beside it
+folder-smoke       every step of chapter 13, in miniature    2 CPU cores, 1 minute   nothing to look at
+duel-var           1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
+duel-llamagen      the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json
+duel-gpt2          the same in raster order, GPT-2 style     1 CPU core, 15 minutes  data/results/head_to_head.json
+duel-var-prefix    the first without AdaLN, a block deeper   1 CPU core, 10 minutes  data/results/rivals.json
+duel-raster        raster order with the first one's blocks  1 CPU core, 10 minutes  data/results/rivals.json
+duel-raster-prefix the same without AdaLN, a block deeper  1 CPU core, 10 minutes  data/results/rivals.json
+duel-maskgit       the same blocks, hidden tokens guessed    1 CPU core, 10 minutes  data/results/rivals.json
+duel-dit           diffusion in the tokenizer's latents      1 CPU core, 10 minutes  data/results/rivals.json
+duel-dit-pixels    diffusion in pixels                       1 CPU core, 10 minutes  data/results/rivals.json
+cifar32            CIFAR-10, 41 M parameters                 1 RTX 3090, 6 hours     not run yet
+folder128          100,000 photographs at 128 pixels, 41 M   1 RTX 3090, 11 hours    not run yet
+var-d16            ImageNet 256 x 256, 310 M parameters      16 A100, 2.5 days       FID 3.30 (paper, not run here)
+var-d20            the same, 600 M                           not published           FID 2.57 (paper, not run here)
+var-d24            the same, 1.0 B                           not published           FID 2.09 (paper, not run here)
+var-d30            the same, 2.0 B                           not published           FID 1.92 (paper, not run here)
+var-d36-s          ImageNet 512 x 512, 2.4 B, shared AdaLN   not published           FID 2.63 (paper, not run here)
+llamagen-b-384     LlamaGen, raster order, 384 pixels, 111 M see below               FID 6.09 (paper, not run here)
+llamagen-l-384     the same, 343 M                           see below               FID 3.07 (paper, not run here)
+llamagen-xl-384    the same, 775 M                           see below               FID 2.62 (paper, not run here)
+llamagen-xxl-384   the same, 1.4 B                           see below               FID 2.34 (paper, not run here)
+llamagen-3b-384    the same, 3.1 B                           see below               FID 2.18 (paper, not run here)
+================== ========================================= ======================= ================================
 
 Each LlamaGen size also has a preset for 256 pixels, llamagen-b-256 and so on; the three larger ones are trained for
 50 epochs there, not for 300. LlamaGen's authors give 8, 8, 16, 32 and 32 A100 for 1, 2, 3, 4 and 5 days, and say

@@ -38,12 +38,13 @@ def sample_scales(
     generator: torch.Generator | None = None,
     replace=None,
     use_cache: bool = True,
+    ramp: bool = True,
 ):
     """Generator over the scales: yields a ``ScaleState`` after each. ``sample`` is this loop run to its end.
 
     ``replace(k, codes_BlC) -> codes_BlC`` may overwrite the codes of a scale before they are added (editing).
-    With ``use_cache=False`` every step recomputes all earlier tokens under the block-causal mask: slower, the same
-    result; a test holds the two together.
+    ``ramp=False`` guides all scales as strongly as the last. With ``use_cache=False`` every step recomputes all
+    earlier tokens under the block-causal mask: slower, the same result; a test holds the two together.
     """
     check_sampling(model, labels, cfg, top_k, top_p)
     schedule = model.schedule
@@ -58,7 +59,7 @@ def sample_scales(
             mask = schedule.block_causal_mask(labels.device)[:end, :end]
         hidden_BlD = walk.hidden(x_BlD, mask)[:, -schedule.counts[k] :]
         ratio = k / max(schedule.num_scales - 1, 1)  # 0 at the first scale, 1 at the last
-        logits_BlV = filter_logits(walk.logits(hidden_BlD, cfg * ratio), top_k, top_p)
+        logits_BlV = filter_logits(walk.logits(hidden_BlD, cfg * ratio if ramp else cfg), top_k, top_p)
         tokens_Bl = draw_tokens(logits_BlV, generator)
         codes_BlC = quantizer.lookup(tokens_Bl)
         if smooth:

@@ -1,0 +1,154 @@
+"""Samples and scores of the runs of ``experiments.rivals``.
+
+python -m experiments.rivals_scores score      # every finished run whose checkpoint is here and that has no scores
+python -m experiments.rivals_scores frontier   # of seed 0: precision and recall over guidance and nucleus
+python -m experiments.rivals_scores seconds    # of seed 0: how long an image takes, on a quiet machine
+
+What is chosen is chosen by 800 samples of sampling seed 1 against the validation digits: guidance, of the same
+values for every side, by the smaller mean of both judges' Frechet ratios; of VAR also whether it ramps up over the
+scales, as in the paper, or is the same for all of them, as in raster order; of MaskGIT also the noise of its choice.
+What is reported are 2,000 samples of seed 0 against the held-out digits. One core: a minute a run, eight for DiT.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import time
+
+import torch
+
+from experiments.rivals import RESULTS, RUNS, Run, collect, rates_of, results
+from minivar import checkpoints, data, evaluation, files, sampling
+from minivar.machine import describe_machine
+from minivar.tokenizer import Pixels
+
+GUIDANCE = (1.0, 1.25, 1.5, 2.0, 3.0)  # LlamaGen's convention, 1: none; VAR's cfg is one less
+NUCLEUS = (1.0, 0.95, 0.9, 0.8)
+STEPS = {"maskgit": 12, "dit": 50, "dit-pixels": 50}
+
+
+def settings(side: str, guidance: float, nucleus: float = 1.0) -> dict[str, object]:
+    """How a side is drawn from."""
+    if side.startswith("var"):
+        return {"cfg": guidance - 1, "top_p": nucleus if nucleus < 1 else 0.0}
+    if side == "maskgit":
+        return {"cfg": guidance, "steps": STEPS[side]}
+    if side.startswith("dit"):
+        return {"cfg": guidance, "steps": STEPS[side], "method": "ddim"}
+    return {"cfg": guidance, "top_p": nucleus}
+
+
+def ways(side: str) -> list[dict[str, object]]:
+    """All settings that are tried."""
+    tried = [settings(side, guidance) for guidance in GUIDANCE]
+    if side.startswith("var"):
+        return tried + [{**each, "ramp": False} for each in tried[1:]]
+    if side == "maskgit":
+        return [{**each, "choice_temperature": noise} for each in tried for noise in (0.5, 1.5, 4.5)]
+    return tried
+
+
+@functools.cache
+def load(run: Run):
+    """Its tokenizer and model."""
+    tokenizer = run.tokenizer.load() if run.tokenizer else None
+    path = next(path for path in run.folder.glob("*.safetensors") if path.name in checkpoints.FILES)
+    model, _ = checkpoints.load(path)
+    return tokenizer or Pixels(), model
+
+
+def judged(run: Run, count: int, seed: int, split: str, how: dict[str, object], draws: int = 0) -> dict[str, object]:
+    """Scores of samples of all digits in turn."""
+    tokenizer, model = load(run)
+    labels = torch.arange(count) % 10
+    images = evaluation.draw(model, tokenizer, labels, seed, 100, **how)
+    train, heldout = data.load("digits", evaluation.OTHERS[split]), data.load("digits", split)
+    return evaluation.score_samples(images, labels, train, heldout, "digits", draws)
+
+
+def mean_ratio(scores: dict[str, object]) -> float:
+    """Of both judges."""
+    ratios = [each["frechet_ratio"] for each in scores["judges"].values()]
+    return sum(ratios) / len(ratios)
+
+
+def runs_here() -> list[Run]:
+    """Finished runs whose checkpoints are on this machine."""
+    found = []
+    for name, result in results().items():
+        if result["part"] != "tokenizers" and any((RUNS / name / file).is_file() for file in checkpoints.FILES):
+            found.append(Run(*(result[key] for key in ("side", "seed", "rate", "part"))))
+    return found
+
+
+def chosen(run: Run) -> bool:
+    """Whether the run has the best rate of those of its side that have been tried."""
+    losses = rates_of(run.side, results())
+    return run.part != "rates" or run.rate == min(losses, key=losses.get)
+
+
+def score() -> None:
+    """Choose on validation, report on held-out digits."""
+    for run in runs_here():
+        kept = run.folder / "scores.json"
+        if kept.is_file() or not chosen(run):
+            continue
+        tried = [{"settings": how, **judged(run, 800, 1, "validation", how)} for how in ways(run.side)]
+        best = min(tried, key=mean_ratio)["settings"]
+        scores = {"settings": best, "tried": [{"settings": t["settings"], "ratio": mean_ratio(t)} for t in tried]}
+        scores |= judged(run, 2000, 0, "heldout", best, draws=50)
+        if run.side.startswith("var"):  # the other way of guiding, at its best
+            ramps = best.get("ramp", True)
+            other = min((t for t in tried if t["settings"].get("ramp", True) != ramps), key=mean_ratio)["settings"]
+            scores["other_guidance"] = {"settings": other, **judged(run, 2000, 0, "heldout", other)}
+        text = json.dumps(scores)
+        files.write_atomically(kept, lambda path, text=text: path.write_text(text))
+        print(run.name, best, round(mean_ratio(scores), 3), f"{scores['accuracy']:.4f}", flush=True)
+    collect()
+
+
+def frontier() -> None:
+    """Held-out precision and recall of seed 0 of every side that draws from logits."""
+    found = json.loads(RESULTS.read_text())
+    rows = found.setdefault("frontier", {})
+    for run in runs_here():
+        if run.seed != 0 or run.part != "rates" or not chosen(run) or run.side in (*STEPS, *rows):
+            continue
+        rows[run.side] = []
+        for guidance, nucleus in itertools.product(GUIDANCE, NUCLEUS):
+            scores = judged(run, 2000, 0, "heldout", settings(run.side, guidance, nucleus))
+            rows[run.side].append({"guidance": guidance, "nucleus": nucleus, **scores})
+        text = json.dumps(found, indent=1) + "\n"
+        files.write_atomically(RESULTS, lambda path, text=text: path.write_text(text))
+        print(run.side, flush=True)
+
+
+def seconds() -> None:
+    """Best of three calls for 1 and 64 images, guided, without filters."""
+    found = json.loads(RESULTS.read_text())
+    timed = found["seconds"] = {"machine": describe_machine(torch.device("cpu")), "rows": []}
+    for run in runs_here():
+        if run.seed != 0 or run.part != "rates" or not chosen(run):
+            continue
+        tokenizer, model = (sampling.packed(each) for each in load(run))
+        for count in (1, 64):
+            labels, times = torch.arange(count) % 10, []
+            for _ in range(4):
+                started = time.perf_counter()
+                sampling.generate(model, tokenizer, labels, **settings(run.side, 1.5))
+                times.append(time.perf_counter() - started)
+            timed["rows"].append({"side": run.side, "count": count, "seconds": min(times[1:])})
+            print(timed["rows"][-1], flush=True)
+    files.write_atomically(RESULTS, lambda path: path.write_text(json.dumps(found, indent=1) + "\n"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = {"score": score, "frontier": frontier, "seconds": seconds}
+    parser.add_argument("command", choices=commands)
+    commands[parser.parse_args().command]()
+
+
+if __name__ == "__main__":
+    main()
