@@ -14,6 +14,7 @@ from minivar.book.exercises.chapter05 import check_guidance, check_parameter_cou
 from minivar.book.exercises.chapter06 import check_balanced_loss, check_learning_rate
 from minivar.book.exercises.chapter07 import check_append, check_draw, check_filter, check_guided_probabilities
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
+from minivar.book.exercises.chapter09 import check_covered, check_frechet, check_inception, check_streaming
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 
 __all__ = [
@@ -42,6 +43,10 @@ __all__ = [
     "check_leading_constant",
     "check_schedule_pairs",
     "check_smallest_batch",
+    "check_covered",
+    "check_frechet",
+    "check_inception",
+    "check_streaming",
     "check_state_bytes",
     "check_step_plan",
     "check_ten_crops",

@@ -18,6 +18,7 @@ from minivar.book.plots.codes import ablation, code_plane, image_as_tokens, stai
 from minivar.book.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
 from minivar.book.plots.duel import DUEL_STYLE, duel_guidance, duel_points
 from minivar.book.plots.frontier import frontier
+from minivar.book.plots.judging import balls, damage_table, gaussians_in_plane, size_bias, trade_off
 from minivar.book.plots.raster import (
     cell_maps,
     filling,
@@ -28,6 +29,7 @@ from minivar.book.plots.raster import (
 )
 from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_line, roofline, time_bars
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
+from minivar.book.plots.system import system_line
 from minivar.book.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
 from minivar.book.plots.training import line_panels, training_curves, usage_bars
 
@@ -80,5 +82,11 @@ __all__ = [
     "token_flips",
     "token_maps",
     "training_curves",
+    "balls",
+    "damage_table",
+    "gaussians_in_plane",
+    "size_bias",
+    "trade_off",
+    "system_line",
     "usage_bars",
 ]

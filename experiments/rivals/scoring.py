@@ -1,16 +1,5 @@
-"""Samples and scores of the runs of ``experiments.rivals``.
+"""Samples of the runs, and what the judges say of them."""
 
-python -m experiments.rivals_scores score      # every finished run whose checkpoint is here and that has no scores
-python -m experiments.rivals_scores frontier   # of seed 0: precision and recall over guidance and nucleus
-python -m experiments.rivals_scores seconds    # of seed 0: how long an image takes, on a quiet machine
-
-What is chosen is chosen by 800 samples of sampling seed 1 against the validation digits: guidance, of the same
-values for every side, by the smaller mean of both judges' Frechet ratios; of VAR also whether it ramps up over the
-scales, as in the paper, or is the same for all of them, as in raster order; of MaskGIT also the noise of its choice.
-What is reported are 2,000 samples of seed 0 against the held-out digits. One core: a minute a run, eight for DiT.
-"""
-
-import argparse
 import functools
 import itertools
 import json
@@ -18,7 +7,7 @@ import time
 
 import torch
 
-from experiments.rivals import RESULTS, RUNS, Run, collect, rates_of, results
+from experiments.rivals.runs import RESULTS, RUNS, Run, results
 from minivar import checkpoints, data, evaluation, files, sampling
 from minivar.machine import describe_machine
 from minivar.tokenizer import Pixels
@@ -77,35 +66,22 @@ def runs_here() -> list[Run]:
     """Finished runs whose checkpoints are on this machine."""
     found = []
     for name, result in results().items():
-        if result["part"] != "tokenizers" and any((RUNS / name / file).is_file() for file in checkpoints.FILES):
+        if result["part"] in ("seeds", "depth") and any((RUNS / name / file).is_file() for file in checkpoints.FILES):
             found.append(Run(*(result[key] for key in ("side", "seed", "rate", "part"))))
     return found
 
 
-def chosen(run: Run) -> bool:
-    """Whether the run has the best rate of those of its side that have been tried."""
-    losses = rates_of(run.side, results())
-    return run.part != "rates" or run.rate == min(losses, key=losses.get)
-
-
-def score() -> None:
+def scores_of(run: Run) -> dict[str, object]:
     """Choose on validation, report on held-out digits."""
-    for run in runs_here():
-        kept = run.folder / "scores.json"
-        if kept.is_file() or not chosen(run):
-            continue
-        tried = [{"settings": how, **judged(run, 800, 1, "validation", how)} for how in ways(run.side)]
-        best = min(tried, key=mean_ratio)["settings"]
-        scores = {"settings": best, "tried": [{"settings": t["settings"], "ratio": mean_ratio(t)} for t in tried]}
-        scores |= judged(run, 2000, 0, "heldout", best, draws=50)
-        if run.side.startswith("var"):  # the other way of guiding, at its best
-            ramps = best.get("ramp", True)
-            other = min((t for t in tried if t["settings"].get("ramp", True) != ramps), key=mean_ratio)["settings"]
-            scores["other_guidance"] = {"settings": other, **judged(run, 2000, 0, "heldout", other)}
-        text = json.dumps(scores)
-        files.write_atomically(kept, lambda path, text=text: path.write_text(text))
-        print(run.name, best, round(mean_ratio(scores), 3), f"{scores['accuracy']:.4f}", flush=True)
-    collect()
+    tried = [{"settings": how, **judged(run, 800, 1, "validation", how)} for how in ways(run.side)]
+    best = min(tried, key=mean_ratio)["settings"]
+    scores = {"settings": best, "tried": [{"settings": t["settings"], "ratio": mean_ratio(t)} for t in tried]}
+    scores |= judged(run, 2000, 0, "heldout", best, draws=50)
+    if run.side.startswith("var"):  # the other way of guiding, at its best
+        ramps = best.get("ramp", True)
+        other = min((t for t in tried if t["settings"].get("ramp", True) != ramps), key=mean_ratio)["settings"]
+        scores["other_guidance"] = {"settings": other, **judged(run, 2000, 0, "heldout", other)}
+    return scores
 
 
 def frontier() -> None:
@@ -113,7 +89,7 @@ def frontier() -> None:
     found = json.loads(RESULTS.read_text())
     rows = found.setdefault("frontier", {})
     for run in runs_here():
-        if run.seed != 0 or run.part != "rates" or not chosen(run) or run.side in (*STEPS, *rows):
+        if run.seed != 0 or run.part != "seeds" or run.side in (*STEPS, *rows):
             continue
         rows[run.side] = []
         for guidance, nucleus in itertools.product(GUIDANCE, NUCLEUS):
@@ -129,7 +105,7 @@ def seconds() -> None:
     found = json.loads(RESULTS.read_text())
     timed = found["seconds"] = {"machine": describe_machine(torch.device("cpu")), "rows": []}
     for run in runs_here():
-        if run.seed != 0 or run.part != "rates" or not chosen(run):
+        if run.seed != 0 or run.part != "seeds":
             continue
         tokenizer, model = (sampling.packed(each) for each in load(run))
         for count in (1, 64):
@@ -141,14 +117,3 @@ def seconds() -> None:
             timed["rows"].append({"side": run.side, "count": count, "seconds": min(times[1:])})
             print(timed["rows"][-1], flush=True)
     files.write_atomically(RESULTS, lambda path: path.write_text(json.dumps(found, indent=1) + "\n"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = {"score": score, "frontier": frontier, "seconds": seconds}
-    parser.add_argument("command", choices=commands)
-    commands[parser.parse_args().command]()
-
-
-if __name__ == "__main__":
-    main()
