@@ -194,7 +194,70 @@ def drawing(ramped=True, cached=True, summed=True, swapped=False, doubled=False)
     return draw
 
 
+def distance_of_means(a, b):
+    return float((a.mean(0) - b.mean(0)).square().sum())
+
+
+def frechet_by_entries(a, b):
+    cov_a, cov_b = (torch.cov(x.T).reshape(x.shape[1], x.shape[1]) for x in (a, b))
+    return distance_of_means(a, b) + float((cov_a + cov_b - 2 * (cov_a @ cov_b).clamp_min(0).sqrt()).trace())
+
+
+def frechet_of_biased_covariances(a, b):
+    shape = (a.shape[1], a.shape[1])
+    cov_a, cov_b = ((x - x.mean(0)).T @ (x - x.mean(0)) / len(x) for x in (a, b))
+    roots = torch.linalg.eigvals((cov_a @ cov_b).reshape(shape)).real.clamp_min(0).sqrt().sum()
+    return distance_of_means(a, b) + float(cov_a.trace() + cov_b.trace() - 2 * roots)
+
+
+def covered_by_own_neighbours(points, manifold, k):
+    radius = torch.cdist(points, points).kthvalue(min(k + 1, len(points)), dim=1).values
+    return (torch.cdist(points, manifold) <= radius[:, None]).any(1).float().mean().item()
+
+
+def covered_with_k(points, manifold, k):
+    radius = torch.cdist(manifold, manifold).kthvalue(k, dim=1).values
+    return (torch.cdist(points, manifold) <= radius).any(1).float().mean().item()
+
+
+def covering(points, manifold, k):
+    radius = torch.cdist(manifold, manifold).kthvalue(k + 1, dim=1).values
+    return (torch.cdist(points, manifold) <= radius).any(0).float().mean().item()
+
+
+def score_against_equal_shares(probs):
+    return (
+        (torch.xlogy(probs, probs) - torch.xlogy(probs, torch.tensor(1 / probs.shape[1]))).sum(1).mean().exp().item()
+    )
+
+
+def score_without_xlogy(probs):
+    return (probs * (probs / probs.mean(0)).log()).sum(1).mean().exp().item()
+
+
+def mean_of_batches(batches):
+    parts = [(x.mean(0), torch.cov(x.T) if len(x) > 1 else torch.zeros(3, 3)) for x in batches]
+    return tuple(torch.stack(each).mean(0) for each in zip(*parts))
+
+
 WRONG = (
+    (checks.check_frechet, distance_of_means, "means alone"),
+    (checks.check_frechet, frechet_by_entries, "meant of the matrix"),
+    (checks.check_frechet, frechet_of_biased_covariances, "divide by N, not by N - 1"),
+    (checks.check_frechet, lambda a, b: 1 / 0, "ZeroDivisionError"),
+    (checks.check_covered, covered_with_k, "the point itself"),
+    (checks.check_covered, covered_by_own_neighbours, "belongs to the manifold's point"),
+    (checks.check_covered, covering, "share of the balls"),
+    (
+        checks.check_inception,
+        lambda p: (p * (p / p.mean(0)).log()).sum(1).mean().exp().item(),
+        "0 times the logarithm",
+    ),
+    (checks.check_inception, score_against_equal_shares, "mean of all opinions"),
+    (checks.check_inception, lambda p: 0.0, "not what the text asks for"),
+    (checks.check_streaming, lambda b: (torch.cat(b).mean(0), torch.cov(torch.cat(b).T, correction=0)), "N, not by"),
+    (checks.check_streaming, lambda b: (b[-1].mean(0), torch.cov(b[-1].T)), "the last batch alone"),
+    (checks.check_streaming, mean_of_batches, "mean of means"),
     (checks.check_append, append_without_moving_on, "written over the one before"),
     (checks.check_append, append_and_return_new, "come back alone"),
     (checks.check_append, append_and_return_all, "The whole buffer"),

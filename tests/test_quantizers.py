@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import tokenizer_config
 
 from minivar.precision import full_precision
 from minivar.scales import ScaleSchedule
@@ -371,3 +372,31 @@ def test_a_revived_code_is_not_revived_again_at_once():
     out = quantizer(torch.randn(16, 3, 4, 4))
     assert quantizer.revive_dead_codes(out.residuals) > 0
     assert quantizer.revive_dead_codes(out.residuals) == 0
+
+
+def test_scales_with_codes_of_their_own_use_no_others(tokenizer):
+    quantizer = MultiScaleQuantizer(ScaleSchedule((1, 2, 4)), 20, 3, own_codes=True).train()
+    assert [list(quantizer.part(k)) for k in range(3)] == [
+        list(range(0, 6)), list(range(6, 13)), list(range(13, 20)),
+    ]  # fmt: skip
+    torch.manual_seed(0)
+    torch.nn.init.normal_(quantizer.codebook)
+    features = torch.randn(64, 3, 4, 4)
+    out = quantizer(features)
+    for k, tokens in enumerate(out.tokens):
+        mine = quantizer.part(k)
+        assert mine.start <= tokens.min() and tokens.max() < mine.stop
+        codes = quantizer.codebook[mine.start : mine.stop]
+        assert torch.equal(tokens.flatten(), torch.cdist(out.residuals[k], codes).argmin(1) + mine.start)
+    quantizer.usage_KV.zero_()
+    quantizer.usage_KV[:, :1] = 1.0  # all others are dead
+    marked = [torch.full((5, 3), 10.0 + k) for k in range(3)]
+    quantizer.revive_dead_codes(marked)
+    assert quantizer.codebook[1:, 0].tolist() == [10.0] * 5 + [11.0] * 7 + [12.0] * 7  # by residuals of their scale
+
+
+def test_codes_of_their_own_need_several_scales_and_as_many_codes():
+    with pytest.raises(ValueError, match="at least one code each; got quantizer 'single', codebook_size 16"):
+        tokenizer_config(quantizer="single", schedule=None, own_codes=True)
+    with pytest.raises(ValueError, match="got quantizer 'multi-scale', codebook_size 2"):
+        tokenizer_config(codebook_size=2, own_codes=True)

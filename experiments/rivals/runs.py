@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from experiments.head_to_head import minutes
-from minivar import data, evaluation, models, presets, training
+from minivar import checkpoints, data, evaluation, models, presets, training
 from minivar.training import Preset
 
 RUNS = data.DATA_ROOT.parent / "runs" / "rivals"
@@ -41,6 +41,8 @@ class TokenizerRun:
 
     def load(self, progress: bool = False):
         """The tokenizer, trained if it is not there."""
+        if (self.folder / "result.json").is_file():
+            return checkpoints.load(self.folder / "tokenizer.safetensors", "VQVAE")[0]
         images = presets.training_set(self.preset)
         return training.train_tokenizer(self.preset, images, self.folder, progress=progress).eval()
 

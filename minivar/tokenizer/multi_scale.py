@@ -43,7 +43,8 @@ def phi_indices(num_scales: int, num_phi: int) -> tuple[int, ...]:
 class MultiScaleQuantizer(Quantizer):
     """Residual quantisation over a schedule of scales with one shared codebook.
 
-    ``num_phi`` and ``phi_ratio`` describe the partially shared convolutions.
+    ``num_phi`` and ``phi_ratio`` describe the partially shared convolutions. ``own_codes``: not shared, but each scale
+    has an equal part of the codebook to itself, coarse to fine.
     """
 
     def __init__(
@@ -54,11 +55,21 @@ class MultiScaleQuantizer(Quantizer):
         beta: float = 0.25,
         num_phi: int = 4,
         phi_ratio: float = 0.5,
+        own_codes: bool = False,
     ) -> None:
         super().__init__(codebook_size, code_dim, beta, num_maps=schedule.num_scales)
+        self.own_codes = own_codes
         self.schedule = schedule
         self.phis = nn.ModuleList(Phi(code_dim, phi_ratio) for _ in range(num_phi))
         self.phi_of_scale = phi_indices(schedule.num_scales, num_phi)
+
+    def part(self, k: int) -> range:
+        """The codes that scale ``k`` may use."""
+        size = len(self.codebook)
+        if not self.own_codes:
+            return range(size)
+        count = self.schedule.num_scales
+        return range(k * size // count, (k + 1) * size // count)
 
     def contribution(self, codes_Bhwc: Tensor, k: int) -> Tensor:
         """Codes of scale k, (B, h_k * w_k, C) -> what they add to f_hat, (B, C, h_K, w_K)."""
@@ -85,7 +96,7 @@ class MultiScaleQuantizer(Quantizer):
             z_BlC = self.at_scale(residual_BChw, k)
             z_NC = z_BlC.reshape(-1, z_BlC.shape[-1])
             with torch.no_grad():
-                tokens_N = self.nearest(z_NC)
+                tokens_N = self.nearest(z_NC, k)
             codes_BlC = self.lookup(tokens_N).view_as(z_BlC)
             h_BChw = self.contribution(codes_BlC, k)
             f_hat_BChw = f_hat_BChw + h_BChw

@@ -70,13 +70,18 @@ class Quantizer(nn.Module, ABC):
 
     # Features -> tokens ---------------------------------------------------------------------------------------
 
-    def nearest(self, z_NC: Tensor) -> Tensor:
-        """(N, C) -> (N,) int64: index of the closest code, by squared Euclidean distance."""
+    def part(self, k: int) -> range:
+        """The codes that token map ``k`` may use: all."""
+        return range(len(self.codebook))
+
+    def nearest(self, z_NC: Tensor, k: int = 0) -> Tensor:
+        """(N, C) -> (N,) int64: index of the closest code of map ``k``'s, by squared Euclidean distance."""
         # |z - e|^2 = |z|^2 + |e|^2 - 2 z.e
+        mine = self.part(k)
         with full_precision(z_NC):
-            codes_VC = self.codes
+            codes_VC = self.codes[mine.start : mine.stop]
             distance_NV = z_NC.square().sum(1, keepdim=True) + codes_VC.square().sum(1)
-            return distance_NV.addmm(z_NC, codes_VC.T, alpha=-2).argmin(1)
+            return distance_NV.addmm(z_NC, codes_VC.T, alpha=-2).argmin(1) + mine.start
 
     @torch.no_grad()
     def encode(self, features_BChw: Tensor) -> list[Tensor]:
@@ -148,7 +153,12 @@ class Quantizer(nn.Module, ABC):
             return torch.randint(below, usage_V.shape, device=usage_V.device)
 
         candidates_KVC = torch.stack([residual[draw_V(len(residual))] for residual in residuals])
-        candidates_VC = candidates_KVC[draw_V(len(residuals)), torch.arange(len(usage_V), device=usage_V.device)]
+        own_K = [self.part(k) for k in range(len(residuals))]
+        if any(len(own) < len(usage_V) for own in own_K):
+            scale_V = torch.cat([torch.full((len(own),), k, device=usage_V.device) for k, own in enumerate(own_K)])
+        else:
+            scale_V = draw_V(len(residuals))
+        candidates_VC = candidates_KVC[scale_V, torch.arange(len(usage_V), device=usage_V.device)]
         self.codebook.copy_(torch.where(dead_V1, candidates_VC.to(self.codebook.dtype), self.codebook))
         self.usage_KV.copy_(torch.where(dead_V1[:, 0], self.usage_KV.mean(1, keepdim=True), self.usage_KV))
         return dead_V1.sum()

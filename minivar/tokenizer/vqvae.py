@@ -35,6 +35,7 @@ class TokenizerConfig:
     beta: float = 0.25  # weight of the commitment loss
     num_phi: int = 4  # multi-scale only
     phi_ratio: float = 0.5  # multi-scale only
+    own_codes: bool = False  # multi-scale only: each scale has a part of the codebook to itself
     l2_norm_codes: bool = True  # single only: compare directions, not points
 
     def __post_init__(self) -> None:
@@ -59,6 +60,11 @@ class TokenizerConfig:
             raise ValueError(
                 "A multi-scale tokenizer needs a schedule and an image size, a single-scale one has no schedule; got "
                 f"quantizer {self.quantizer!r}, schedule {self.schedule}, image size {size}."
+            )
+        if self.own_codes and (single or self.codebook_size < self.schedule.num_scales):
+            raise ValueError(
+                "Codes of their own are for several scales, at least one code each; got quantizer "
+                f"{self.quantizer!r}, codebook_size {self.codebook_size}."
             )
         if not single and self.latent_grid != self.schedule.final_grid:
             raise ValueError(
@@ -100,7 +106,9 @@ class VQVAE(nn.Module):
         if config.quantizer == "single":
             self.quantizer = VectorQuantizer(*shape, config.l2_norm_codes, config.latent_grid)
         else:
-            self.quantizer = MultiScaleQuantizer(config.schedule, *shape, config.num_phi, config.phi_ratio)
+            self.quantizer = MultiScaleQuantizer(
+                config.schedule, *shape, config.num_phi, config.phi_ratio, config.own_codes
+            )
         self.post_quant_conv = nn.Conv2d(channels, z_channels, kernel, padding=kernel // 2)
         self.decoder = Decoder(config.nets, z_channels)
 

@@ -83,8 +83,11 @@ def check_covered(fn: Callable[[Tensor, Tensor, int], object]) -> bool:
     return diagnose(
         "covered",
         (
-            ("points on a line, k = 1: the ball of 10 reaches to 2", ask([[0.5], [4.0], [19.0], [-1.5]], line, 1)),
-            ("the same, k = 2", ask([[0.5], [4.0], [19.0], [-1.5]], line, 2)),
+            (
+                "points on a line, k = 1: the ball of 10 reaches to 2",
+                ask([[0.5], [4.0], [19.0], [-1.5], [3.9]], line, 1),
+            ),
+            ("the same, k = 2", ask([[0.5], [4.0], [19.0], [-1.5], [3.9]], line, 2)),
             ("the manifold's own points", ask(line, line, 1)),
             ("sixty points among sixty others, k = 3", ask(others, cloud, 3)),
             ("ten points among sixty, k = 3: the share is of the points", ask(others[:10], cloud, 3)),

@@ -1,5 +1,6 @@
 """How a check runs its cases and says what came out."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -13,7 +14,9 @@ def same(got: object, expected: object) -> bool:
             return False
         return torch.allclose(got.to(expected.dtype), expected, atol=1e-5, rtol=1e-4)
     if isinstance(expected, float):
-        return isinstance(got, int | float) and abs(got - expected) <= 1e-6 * max(1.0, abs(expected))
+        if not isinstance(got, int | float):
+            return False
+        return math.isclose(got, expected, rel_tol=1e-6, abs_tol=1e-6) or (math.isnan(got) and math.isnan(expected))
     return type(got) is type(expected) and got == expected
 
 
