@@ -29,6 +29,7 @@ run: $(STAMP)  ## train the digits preset from notebooks/06_training.ipynb into 
 	$(PY) -m papermill notebooks/06_training.ipynb $(RUN)/06_training.ipynb \
 		-p preset digits -p out "$(CURDIR)/$(RUN)" -p progress True -p num_samples 2000 --cwd notebooks --progress-bar --log-output
 	@$(PY) -m minivar.cli report $(RUN)
+	@$(PY) -m minivar.cli evaluate --checkpoint $(RUN) --json $(RUN)/evaluation.json
 
 test: $(STAMP)  ## lint, check spelling and imports, run the tests, then every notebook
 	$(PY) -m ruff check .

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from minivar import data
+from minivar import data, presets
 from minivar.data import DataError
 from minivar.data.emoji_world import FOLDER, read_style, shrunk
 
@@ -171,3 +171,16 @@ def test_the_folder_may_be_missing(monkeypatch, tmp_path):
     with pytest.raises(DataError, match="No emoji at .*: expected the folder that data/build_emoji_world.py writes"):
         data.load("emoji-32", "train")
     data.emoji_listing.cache_clear()
+
+
+def test_drawings_are_called_by_group_and_style():
+    images = data.load("emoji-32", "heldout")
+    named = data.by_style(images)
+    assert len(named.class_names) == 72 and torch.equal(named.images, images.images)
+    for i in range(0, 1156, 97):
+        group, style = images.class_names[images.labels[i]], images.extra["style"]
+        assert named.class_names[named.labels[i]] == f"{group}, {style.names[style.values[i]]}"
+    preset = presets.get("duel-emoji-var", {"views": 1})
+    train, validation = presets.training_set(preset), presets.validation_set(preset)
+    assert len(train.class_names) == len(validation.class_names) == preset.model.num_classes == 72
+    assert len(train) == 8775 and len(presets.training_set(presets.get("duel-emoji-var", {"views": 2}))) == 2 * 8775

@@ -508,6 +508,7 @@ def test_as_many_images_are_drawn_at_a_time_as_their_caches_have_room_for():
         (["--evaluator", "a.npz", "--count", "15"], "equally many of each of 10 classes"),
         (["--evaluator", "a.npz", "--classes", "3"], "--evaluator takes all classes and writes one file"),
         (["--evaluator", "a.png"], "expected one that ends in .npz"),
+        (["--random-labels"], "--random-labels is for --evaluator; got it without"),
         (["--size", "64"], "--size is for --evaluator; got --size 64 without it"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minivar import checkpoints, cli, data, presets, training
+from minivar import checkpoints, cli, data, models, presets, training
 
 XL_AND_LARGER = ("xl", "xxl", "3b")
 TINY = {
@@ -44,6 +44,29 @@ def test_llamagens_are_trained_as_published(size):
         assert (tokenizer.weight_decay, tokenizer.betas) == (0.0, (0.9, 0.95))  # Adam, in its code
         assert tokenizer.base_lr * tokenizer.batch_size / 256 == pytest.approx(1e-4)
         assert (preset.tokenizer_crop, preset.model_crop) == ("zoom", "ten")
+
+
+@pytest.mark.parametrize("world", ["duel-", "duel-emoji-"])
+def test_all_sides_of_a_duel_have_as_many_parameters_and_learn_alike(world):
+    names = ("var", "var-prefix", "raster", "raster-prefix", "llamagen", "gpt2", "maskgit", "dit", "dit-pixels")
+    sides = {name: presets.get(f"{world}{name}") for name in names}
+    counts = {}
+    for name, preset in sides.items():
+        with torch.device("meta"):
+            counts[name] = sum(p.numel() for p in models.build(preset.model).parameters())
+        first = sides["var"]
+        for field in ("dataset", "views", "tokenizer_train", "model_train", "revive_below"):
+            assert getattr(preset, field) == getattr(first, field), name
+        assert preset.tokenizer.nets == first.tokenizer.nets
+        assert preset.tokenizer.codebook_size == first.tokenizer.codebook_size
+        if name != "dit-pixels":
+            checkpoints.check_pair(preset.tokenizer, preset.model)
+    assert max(counts.values()) < 1.006 * min(counts.values()), counts
+    for of_var, of_raster in (("var", "raster"), ("var-prefix", "raster-prefix")):
+        one, other = sides[of_var].model, sides[of_raster].model
+        for field in ("depth", "width", "heads", "conditioning", "gamma_init", "drop_path", "num_classes"):
+            assert getattr(one, field) == getattr(other, field) or (field == "gamma_init" and "prefix" in of_var)
+    assert sides["var"].model.conditioning == "adaln" and sides["var-prefix"].model.conditioning == "prefix"
 
 
 def finished(out, model: str) -> None:

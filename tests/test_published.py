@@ -54,6 +54,18 @@ def test_samples_are_what_the_evaluator_reads(pair, tmp_path):
     assert np.abs(found[5:10] - expected.mul(255).permute(0, 2, 3, 1).numpy()).max() <= 0.5001
 
 
+def test_with_random_labels_the_classes_are_drawn(pair, tmp_path):
+    path = tmp_path / "random.npz"
+    evaluation.write_samples(*pair, path, count=12, batch=5, progress=False, random_labels=True, seed=4)
+    labels = torch.randint(4, (12,), generator=torch.Generator().manual_seed(4))
+    assert len(labels.unique()) > 1 and labels.tolist() != sorted(labels.tolist())
+    first = torch.Generator().manual_seed(4 * 1_000_003)
+    expected = sampling.generate(pair[1], pair[0], labels[:5], first).images
+    assert np.abs(drawn(path)[:5] - expected.mul(255).permute(0, 2, 3, 1).numpy()).max() <= 0.5001
+    with pytest.raises(evaluation.ProtocolError, match=r"drawn otherwise \(labels\)"):
+        evaluation.write_samples(*pair, path, count=12, batch=5, progress=False, seed=4)
+
+
 def test_an_interrupted_drawing_goes_on_with_the_same_images(pair, tmp_path, monkeypatch):
     evaluation.write_samples(*pair, tmp_path / "calm.npz", count=8, batch=2, progress=False)
     real, calls = sampling.generate, []

@@ -15,8 +15,7 @@ from minivar import files
 def train_all(part: str | None) -> None:
     """Every run of the plan, or of one part of it, that is not done and that no other process works on."""
     while waiting := [run for run in plan(results()) if part in (None, run.part)]:
-        done = results()
-        run = next((run for run in waiting if ready(run, done) and claim(run.folder)), None)
+        run = next((run for run in waiting if ready(run) and claim(run.folder)), None)
         if run is None:
             time.sleep(10)  # the others wait for what another process does
             continue

@@ -3,45 +3,59 @@
 import os
 from pathlib import Path
 
-from experiments.rivals.runs import RATE_SEED, RATES, SEEDS, SHALLOW, SIDES, TOKENIZERS, Run, TokenizerRun
+from experiments.rivals.runs import FIVE_SEEDS, RATE_SEED, RATES, SHALLOW, TOKENIZERS, WORLDS, Run, TokenizerRun
+
+Done = dict[str, dict]  # results of finished runs by name
 
 
-def rates_of(side: str, done: dict[str, dict]) -> dict[float, float]:
+def rates_of(side: str, done: Done, world: str = "digits") -> dict[float, float]:
     """Validation loss by learning rate, of the runs that search it."""
-    found = [result for result in done.values() if (result["side"], result["part"]) == (side, "rates")]
-    return {result["rate"]: result["validation_loss"] for result in found}
+    found = {}
+    for result in done.values():
+        if (result["side"], result["part"], result.get("world", "digits")) == (side, "rates", world):
+            found[result["rate"]] = result["validation_loss"]
+    return found
 
 
-def best_rate(side: str, done: dict[str, dict]) -> float | None:
+def best_rate(side: str, done: Done, world: str = "digits") -> float | None:
     """The rate with the lowest validation loss, once it does not lie at the edge of what was tried; else None."""
-    losses = rates_of(side, done)
+    losses = rates_of(side, done, world)
     if not set(RATES) <= set(losses):
         return None
     best = min(losses, key=losses.get)
     return best if min(losses) < best < max(losses) else None
 
 
-def plan(done: dict[str, dict]) -> list[Run | TokenizerRun]:
-    """The runs that can be said by now: seeds follow when the rate of their side is known."""
-    runs: list[Run | TokenizerRun] = [TokenizerRun(side, 0) for side in TOKENIZERS.values()]
-    runs += [Run(side, RATE_SEED, rate, "rates") for side in SIDES for rate in RATES]
-    for side in SIDES:
-        losses = rates_of(side, done)
-        if set(RATES) <= set(losses) and best_rate(side, done) is None:
+def plan(done: Done) -> list[Run | TokenizerRun]:
+    """The runs that can be said by now, world by world: seeds follow when the rate of their side is known."""
+    runs = [run for world in WORLDS for run in plan_of(world, done)]
+    return [run for run in runs if run.name not in done or (isinstance(run, TokenizerRun) and not run.is_here)]
+
+
+def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
+    """All runs of a world, finished ones too."""
+    sides = WORLDS[world]
+    runs: list[Run | TokenizerRun] = [TokenizerRun(side, 0, world=world) for side in TOKENIZERS.values()]
+    runs += [Run(side, RATE_SEED, rate, "rates", world) for side in sides for rate in RATES]
+    for side in sides:
+        losses = rates_of(side, done, world)
+        if set(RATES) <= set(losses) and best_rate(side, done, world) is None:
             edge = min(losses, key=losses.get)
-            runs.append(Run(side, RATE_SEED, edge * 2 if edge == max(losses) else edge / 2, "rates"))
-    runs += [TokenizerRun(side, seed) for seed in (1, 2) for side in TOKENIZERS.values()]
-    best = {side: rate for side in SIDES if (rate := best_rate(side, done))}
-    for seed in range(max(SEEDS.values())):
-        runs += [Run(side, seed, rate) for side, rate in best.items() if seed < SEEDS[side]]
-    for seed in range(3):
-        runs += [Run(side, seed, best[side], "depth") for side in SHALLOW if side in best]
-    return [run for run in runs if run.name not in done]
+            runs.append(Run(side, RATE_SEED, edge * 2 if edge == max(losses) else edge / 2, "rates", world))
+    best = {side: rate for side in sides if (rate := best_rate(side, done, world))}
+    for seed in range(5):
+        if 0 < seed < 3:
+            runs += [TokenizerRun(side, seed, world=world) for side in TOKENIZERS.values()]
+        five = FIVE_SEEDS if world == "digits" else ()
+        runs += [Run(side, seed, rate, world=world) for side, rate in best.items() if seed < 3 or side in five]
+    if world == "digits":
+        runs += [Run(side, seed, best[side], "depth") for seed in range(3) for side in SHALLOW if side in best]
+    return runs
 
 
-def ready(run: Run | TokenizerRun, done: dict[str, dict]) -> bool:
-    """Whether its tokenizer is trained."""
-    return isinstance(run, TokenizerRun) or run.tokenizer is None or run.tokenizer.name in done
+def ready(run: Run | TokenizerRun) -> bool:
+    """Whether its tokenizer is trained, on this machine."""
+    return isinstance(run, TokenizerRun) or run.tokenizer is None or run.tokenizer.is_here
 
 
 def claim(folder: Path) -> bool:

@@ -13,8 +13,10 @@ RESULTS = data.DATA_ROOT / "results" / "rivals.json"
 TWO_BY_TWO = ("var", "var-prefix", "raster", "raster-prefix")
 SIDES = (*TWO_BY_TWO, "llamagen", "gpt2", "maskgit", "dit", "dit-pixels")
 RATES, RATE_SEED = (4e-3, 8e-3, 16e-3), 99
+RIVALS = ("var", "raster", "llamagen", "gpt2", "maskgit", "dit", "dit-pixels")  # of the emoji
+WORLDS = {"digits": SIDES, "emoji": RIVALS}
 TOKENIZERS = {"multi-scale": "var", "single": "llamagen"}  # a side that has it
-SEEDS = {side: 5 if side in (*TWO_BY_TWO, "llamagen", "gpt2") else 3 for side in SIDES}
+FIVE_SEEDS = (*TWO_BY_TWO, "llamagen", "gpt2")  # of the digits; all others have three
 # Matched depth, which is matched FLOPs: AdaLN costs parameters, but hardly any arithmetic.
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
 
@@ -26,29 +28,35 @@ class TokenizerRun:
     side: str  # one of those that have it
     seed: int
     part: str = "tokenizers"
+    world: str = "digits"
 
     @property
     def preset(self) -> Preset:
-        return presets.get(f"duel-{self.side}", {"tokenizer_train.seed": self.seed})
+        return presets.get(preset_name(self), {"tokenizer_train.seed": self.seed})
 
     @property
     def name(self) -> str:
-        return f"tokenizer-{self.preset.tokenizer.quantizer}-{self.seed}"
+        return f"{prefix(self)}tokenizer-{self.preset.tokenizer.quantizer}-{self.seed}"
 
     @property
     def folder(self) -> Path:
         return RUNS / self.name
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it has been trained on this machine."""
+        return (self.folder / "result.json").is_file()
+
     def load(self, progress: bool = False):
         """The tokenizer, trained if it is not there."""
-        if (self.folder / "result.json").is_file():
+        if self.is_here:
             return checkpoints.load(self.folder / "tokenizer.safetensors", "VQVAE")[0]
         images = presets.training_set(self.preset)
         return training.train_tokenizer(self.preset, images, self.folder, progress=progress).eval()
 
     def train(self) -> dict[str, object]:
-        """Its error and the health of its codebook on the held-out digits."""
-        tokenizer, images = self.load(), data.load("digits", "heldout").batch(slice(None))[0]
+        """Its error and the health of its codebook on held-out images."""
+        tokenizer, images = self.load(), data.load(self.preset.dataset, "heldout").batch(slice(None))[0]
         return {
             "minutes": minutes(self.folder, "tokenizer"),
             "parameters": sum(p.numel() for p in tokenizer.parameters()),
@@ -65,12 +73,13 @@ class Run:
     seed: int
     rate: float
     part: str = "seeds"  # of the plan
+    world: str = "digits"
 
     @property
     def name(self) -> str:
         if self.part == "rates":
-            return f"{self.side}-rate{self.rate * 1000:g}"
-        return f"{self.side}{'-shallow' if self.part == 'depth' else ''}-seed{self.seed}"
+            return f"{prefix(self)}{self.side}-rate{self.rate * 1000:g}"
+        return f"{prefix(self)}{self.side}{'-shallow' if self.part == 'depth' else ''}-seed{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -81,17 +90,19 @@ class Run:
         changes: dict[str, object] = {"model_train.seed": self.seed, "model_train.base_lr": self.rate}
         changes["tokenizer_train.seed"] = self.seed % 3
         if self.part == "rates":
-            changes["model_train.epochs"] = presets.get(f"duel-{self.side}").model_train.epochs / 3
+            changes["model_train.epochs"] = presets.get(preset_name(self)).model_train.epochs / 3
         if self.part == "depth":
             hidden = "mlp_ratio" if self.side.startswith("var") else "hidden"
             changes |= {"model.depth": 3, f"model.{hidden}": SHALLOW[self.side]}
-        return presets.get(f"duel-{self.side}", changes)
+        return presets.get(preset_name(self), changes)
 
     @property
     def tokenizer(self) -> TokenizerRun | None:
         """The one it needs; none for pixels."""
         kind = self.preset.tokenizer.quantizer
-        return None if self.side == "dit-pixels" else TokenizerRun(TOKENIZERS[kind], self.seed % 3)
+        if self.side == "dit-pixels":
+            return None
+        return TokenizerRun(TOKENIZERS[kind], self.seed % 3, world=self.world)
 
     def train(self) -> dict[str, object]:
         """Losses and minutes."""
@@ -102,12 +113,23 @@ class Run:
         phase = models.GENERATORS[type(preset.model)].__name__.lower()
         log = [entry for entry in training.read_log(folder / "metrics.jsonl") if entry["phase"] == phase]
         validation = [(e["step"], e["validation_loss"]) for e in log if "validation_loss" in e]
+        losses = [loss for _, loss in validation]
         return {
             "minutes": minutes(folder, phase),
             "loss": log[-1]["loss"],
-            "validation_loss": validation[-1][1],
+            "validation_loss": min(losses) if preset.model_train.keep_best else losses[-1],
             "validation": validation,
         }
+
+
+def prefix(run: Run | TokenizerRun) -> str:
+    """What the names of a world's runs begin with."""
+    return "" if run.world == "digits" else f"{run.world}-"
+
+
+def preset_name(run: Run | TokenizerRun) -> str:
+    """The preset that a run is made of."""
+    return f"duel-{prefix(run)}{run.side}"
 
 
 def results() -> dict[str, dict]:

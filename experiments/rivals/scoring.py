@@ -1,5 +1,6 @@
 """Samples of the runs, and what the judges say of them."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -43,17 +44,22 @@ def load(run: Run):
     """Its tokenizer and model."""
     tokenizer = run.tokenizer.load() if run.tokenizer else None
     path = next(path for path in run.folder.glob("*.safetensors") if path.name in checkpoints.FILES)
-    model, _ = checkpoints.load(path)
+    best = path.with_suffix(".best.safetensors")
+    model, _ = checkpoints.load(best if best.is_file() else path)
     return tokenizer or Pixels(), model
 
 
 def judged(run: Run, count: int, seed: int, split: str, how: dict[str, object], draws: int = 0) -> dict[str, object]:
-    """Scores of samples of all digits in turn."""
-    tokenizer, model = load(run)
+    """Scores of samples of all digits in turn, or of the classes of random emoji of the split."""
+    (tokenizer, model), dataset = load(run), run.preset.dataset
+    train, heldout = data.load(dataset, evaluation.OTHERS[split]), data.load(dataset, split)
     labels = torch.arange(count) % 10
+    if run.world == "emoji":
+        there = data.by_style(heldout).labels
+        labels = there[torch.randint(len(there), (count,), generator=torch.Generator().manual_seed(seed))]
     images = evaluation.draw(model, tokenizer, labels, seed, 100, **how)
-    train, heldout = data.load("digits", evaluation.OTHERS[split]), data.load("digits", split)
-    return evaluation.score_samples(images, labels, train, heldout, "digits", draws)
+    known = labels if run.world == "digits" else None
+    return evaluation.score_samples(images, known, train, heldout, run.world, draws)
 
 
 def mean_ratio(scores: dict[str, object]) -> float:
@@ -67,7 +73,8 @@ def runs_here() -> list[Run]:
     found = []
     for name, result in results().items():
         if result["part"] in ("seeds", "depth") and any((RUNS / name / file).is_file() for file in checkpoints.FILES):
-            found.append(Run(*(result[key] for key in ("side", "seed", "rate", "part"))))
+            fields = (field.name for field in dataclasses.fields(Run))
+            found.append(Run(**{field: result[field] for field in fields if field in result}))
     return found
 
 
@@ -89,7 +96,7 @@ def frontier() -> None:
     found = json.loads(RESULTS.read_text())
     rows = found.setdefault("frontier", {})
     for run in runs_here():
-        if run.seed != 0 or run.part != "seeds" or run.side in (*STEPS, *rows):
+        if (run.seed, run.part, run.world) != (0, "seeds", "digits") or run.side in (*STEPS, *rows):
             continue
         rows[run.side] = []
         for guidance, nucleus in itertools.product(GUIDANCE, NUCLEUS):
@@ -105,7 +112,7 @@ def seconds() -> None:
     found = json.loads(RESULTS.read_text())
     timed = found["seconds"] = {"machine": describe_machine(torch.device("cpu")), "rows": []}
     for run in runs_here():
-        if run.seed != 0 or run.part != "seeds":
+        if (run.seed, run.part, run.world) != (0, "seeds", "digits"):
             continue
         tokenizer, model = (sampling.packed(each) for each in load(run))
         for count in (1, 64):

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluator = "in place of the grid: equally many images of each class, uint8, as FID's evaluator reads them;"
     evaluator += " goes on where it was stopped, and under torchrun each process draws a part"
     parser.add_argument("--evaluator", metavar="NPZ", help=evaluator)
+    parser.add_argument("--random-labels", action="store_true", help="for --evaluator: random classes, as LlamaGen")
     resized = "side in pixels to which --evaluator resizes the images (default: as they are)"
     parser.add_argument("--size", type=int, help=resized)
     parser.add_argument("--cfg", type=float, help="guidance; none is 0 for VAR, 1 for raster (default: the preset's)")
@@ -84,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
     if args.evaluator:
         draw_for_evaluator(args)
         return
+    if args.random_labels:
+        raise ValueError("--random-labels is for --evaluator; got it without.")
     if args.size is not None:
         raise ValueError(f"--size is for --evaluator; got --size {args.size} without it.")
     device = find_device(args.device)
@@ -141,6 +144,7 @@ def draw_for_evaluator(args: argparse.Namespace) -> None:
         tokenizer = tokenizer.to(ranks.device, memory_format=convolution_order(ranks.device))
         model = model.to(ranks.device)
         how = {"seed": args.seed, "progress": ranks.leads, "precision": args.precision, "ranks": ranks}
+        how["random_labels"] = args.random_labels
         write_samples(tokenizer, model, path, args.count, args.batch_size, args.size, **how, **settings)
         if ranks.leads:
             print(f"{args.count} images with {settings}: {path}")

@@ -17,7 +17,7 @@ from minivar.data.base import (
     view_of,
 )
 from minivar.data.embedded import load_digits, load_emoji
-from minivar.data.emoji_world import emoji_listing, load_emoji_world
+from minivar.data.emoji_world import by_style, emoji_listing, load_emoji_world
 from minivar.data.feeding import Feed, default_workers
 from minivar.data.folders import FolderSet
 from minivar.data.loading import find_split, load
@@ -39,6 +39,7 @@ __all__ = [
     "Labels",
     "ShardSet",
     "balanced",
+    "by_style",
     "central_square",
     "default_workers",
     "emoji_listing",

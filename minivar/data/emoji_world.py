@@ -74,6 +74,14 @@ def load_emoji_world(split: str, size: int = 64, styles: Sequence[str] | None = 
     return ArraySet(pixels, groups, listing["groups"], extra, background=1.0)
 
 
+def by_style(images: ArraySet) -> ArraySet:
+    """The same drawings, called by group and style: class g * styles + s is group g in style s."""
+    styles = images.extra["style"]
+    names = [f"{group}, {style}" for group in images.class_names for style in styles.names]
+    labels = images.labels * len(styles.names) + styles.values
+    return ArraySet(images.images, labels, names, images.extra, images.background)
+
+
 def read_style(style: str) -> np.ndarray:
     """All drawings of a style, uint8 (N, 64, 64, 3), in the order of ``emoji_listing``."""
     with lzma.open(FOLDER / f"{style}.npy.xz") as file:

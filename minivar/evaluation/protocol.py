@@ -39,10 +39,12 @@ def write_samples(
     progress: bool = True,
     precision: str = "float32",
     ranks: Ranks | None = None,
+    random_labels: bool = False,
     **settings,
 ) -> None:
-    """Draw ``count`` images, equally many of each class, into ``path``: an npz whose ``arr_0`` is uint8 (N, H, W, 3).
+    """Draw ``count`` images into ``path``: an npz whose ``arr_0`` is uint8 (N, H, W, 3).
 
+    Equally many of each class, as VAR does, or with ``random_labels`` of random classes, as LlamaGen does.
     That is what the evaluator reads; grey is repeated. ``settings`` go to the sampler; ``size`` resizes the images
     (bicubic), as LlamaGen's of 384 pixels are reduced to 256. Models stay where they are. ``batch`` images are drawn
     at a time (None: ``sampling.images_at_once``), in ``precision``. Batch i draws from a generator with a seed of its
@@ -53,7 +55,7 @@ def write_samples(
     """
     path, classes, ranks = Path(path), model.config.num_classes, ranks or Ranks()
     batch = images_at_once(model.config, precision) if batch is None else batch
-    if min(count, batch) < 1 or count % classes:
+    if min(count, batch) < 1 or (count % classes and not random_labels):
         raise ProtocolError(
             f"The samples must be equally many of each of {classes} classes, in batches of at least 1; got count "
             f"{count} and batch {batch}."
@@ -62,6 +64,8 @@ def write_samples(
     what = {"count": count, "batch": batch, "size": size, "seed": seed, "settings": settings, "weights": weights}
     if precision != "float32":
         what["precision"] = precision
+    if random_labels:
+        what["labels"] = "random"
     folder, note = path.with_name(f"{path.name}.parts"), path.with_suffix(".json")
     if note.is_file() and (found := json.loads(note.read_text())) != what:
         differing = ", ".join(key for key in {**what, **found} if found.get(key) != what.get(key))
@@ -77,6 +81,8 @@ def write_samples(
     if precision == "float32":
         tokenizer, model = packed(tokenizer), packed(model)
     labels_N = torch.arange(count) * classes // count  # class by class
+    if random_labels:
+        labels_N = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
     parts = labels_N.split(batch)
     files = [folder / f"{number:06d}.npy" for number in range(len(parts))]
     mine = range(ranks.rank, len(parts), ranks.count)

@@ -34,10 +34,11 @@ llamagen-xxl-384   the same, 1.4 B                           see below          
 llamagen-3b-384    the same, 3.1 B                           see below               FID 2.18 (paper, not run here)
 ================== ========================================= ======================= ================================
 
-Each LlamaGen size also has a preset for 256 pixels, llamagen-b-256 and so on; the three larger ones are trained for
-50 epochs there, not for 300. LlamaGen's authors give 8, 8, 16, 32 and 32 A100 for 1, 2, 3, 4 and 5 days, and say
-neither at which resolution nor for how many epochs. Hours of cifar32 and folder128 are planned, at three tenths of
-the GPU's peak.
+Each side of the duel also has a preset for the larger emoji world, duel-emoji-var and so on, of 1.4 million
+parameters. Each LlamaGen size also has a preset for 256 pixels, llamagen-b-256 and so on; the three larger ones are
+trained for 50 epochs there, not for 300. LlamaGen's authors give 8, 8, 16, 32 and 32 A100 for 1, 2, 3, 4 and 5 days,
+and say neither at which resolution nor for how many epochs. Hours of cifar32 and folder128 are planned, at three
+tenths of the GPU's peak.
 For the digits, accuracy is the share of samples that the shipped classifier recognises as their class, and the
 Frechet ratio is explained in ``evaluation.judge_digits``; 2,000 samples, for digits-smoke 400.
 """

@@ -1,7 +1,9 @@
-"""The head-to-head of chapter 08, and the rivals of chapter 12."""
+"""The head-to-head of chapter 08, and the rivals of chapter 12, on digits and on emoji."""
+
+from dataclasses import dataclass
 
 from minivar.models import Config, DiTConfig, GPTConfig, MaskGITConfig, VARConfig
-from minivar.presets.digits import BATCH, IMAGES
+from minivar.presets.digits import IMAGES
 from minivar.sampling import (
     AnySamplingConfig,
     DiffusionSamplingConfig,
@@ -13,69 +15,133 @@ from minivar.scales import ScaleSchedule
 from minivar.tokenizer import NetConfig, TokenizerConfig
 from minivar.training.config import Preset, TrainConfig
 
-
-def _duel(name: str, model: Config, sampling: AnySamplingConfig, **tokenizer_differs) -> Preset:
-    """One side of the comparisons on digits: the same nets, images and optimiser for each."""
-    nets = NetConfig(1, base_channels=16, multipliers=(2, 4), res_blocks=1, attention=False, groups=8, patch=2)
-    common = {"image_size": 28, "nets": nets, "codebook_size": 512, "z_channels": 16}
-    often = {
-        "epochs": 1500 / (IMAGES * 4 // BATCH),
-        "batch_size": BATCH,
-        "base_lr": 8e-3,
-        "final_lr_ratio": 0.01,
-        "log_every": 25,
-    }
-    return Preset(
-        name=name,
-        dataset="digits",
-        views=4,
-        tokenizer=TokenizerConfig(**{**common, **tokenizer_differs}),
-        tokenizer_train=TrainConfig(weight_decay=0.0, clip=1.0, checkpoint_every=250, **often),
-        model=model,
-        model_train=TrainConfig(checkpoint_every=250, **often),
-        sampling=sampling,
-        revive_below=0.5,  # with the default a twentieth the first scale uses 3 % of the codes, with this 16 %
-    )
+BATCH = 64
 
 
-def duels() -> dict[str, Preset]:
-    """Transformers of one million parameters each, over the same 7 x 7 latent grid; DiT also over 7 x 7 patches.
+@dataclass(frozen=True)
+class World:
+    """What all sides share, and the widths of their MLPs that give all of them as many parameters."""
+
+    prefix: str
+    dataset: str
+    images: int  # of the training split
+    views: int
+    image_size: int
+    nets: NetConfig
+    grid: int  # side of the latent grid
+    schedule: ScaleSchedule
+    codes: int
+    classes: int
+    depths: tuple[int, int]  # with AdaLN, without
+    hidden: dict[str, int]  # of the MLPs, by side
+    steps: tuple[int, int]  # of tokenizer and transformer
+    keep_best: bool = False
+
+
+DIGITS = World(
+    prefix="duel-",
+    dataset="digits",
+    images=IMAGES,
+    views=4,
+    image_size=28,
+    nets=NetConfig(1, base_channels=16, multipliers=(2, 4), res_blocks=1, attention=False, groups=8, patch=2),
+    grid=7,
+    schedule=ScaleSchedule((1, 2, 4, 7)),
+    codes=512,
+    classes=10,
+    depths=(3, 4),
+    hidden={
+        "var": 512, "var-prefix": 639, "raster": 434, "raster-prefix": 580, "llamagen": 392, "gpt2": 580,
+        "maskgit": 434, "dit": 540, "dit-pixels": 540,
+    },
+    steps=(1500, 1500),
+)  # fmt: skip
+EMOJI = World(
+    prefix="duel-emoji-",
+    dataset="emoji-32",
+    images=8_775,
+    views=8,
+    image_size=32,
+    nets=NetConfig(base_channels=32, multipliers=(1, 2), res_blocks=1, attention=False, groups=8, patch=2),
+    grid=8,
+    schedule=ScaleSchedule((1, 2, 4, 8)),
+    codes=1024,
+    classes=72,
+    depths=(4, 6),
+    hidden={
+        "var": 512, "var-prefix": 532, "raster": 390, "raster-prefix": 450, "llamagen": 308, "gpt2": 451,
+        "maskgit": 390, "dit": 599, "dit-pixels": 587,
+    },
+    steps=(3000, 3000),
+    keep_best=True,  # 1.4 million parameters begin to know the drawings by heart
+)  # fmt: skip
+
+
+def sides(world: World) -> dict[str, tuple[Config, AnySamplingConfig, dict]]:
+    """Model, sampling and quantiser of every side.
 
     Of "var" and "raster" the blocks are the same but for what is told of the class: by AdaLN in every block, and by
     the first token, or ("-prefix") by the first token alone, and the parameters of AdaLN are a deeper stack.
     """
-    schedule = ScaleSchedule((1, 2, 4, 7))
-    shape = {"width": 128, "heads": 4, "num_classes": 10}
-    tokens = {"codebook_size": 512, **shape}
-    ada, plain = {"depth": 3, "gamma_init": 0.1, "drop_path": 0.0125}, {"depth": 4, "drop_path": 0.0125}
-    pyramid, single = {"code_dim": 16, "schedule": schedule}, {"quantizer": "single", "schedule": None, "code_dim": 8}
-    grid = {"grid": (7, 7), **tokens}
-    raster = {"dropout": 0.0, **grid}  # too short a run to need dropout; VAR has none
+    width, grid, size = 128, (world.grid, world.grid), world.image_size
+    shape = {"width": width, "heads": 4, "num_classes": world.classes}
+    tokens = {"codebook_size": world.codes, **shape}
+    ada = {"depth": world.depths[0], "gamma_init": 0.1, "drop_path": 0.0125}
+    plain = {"depth": world.depths[1], "drop_path": 0.0125}
+    pyramid = {"code_dim": 16, "schedule": world.schedule}
+    single = {"quantizer": "single", "schedule": None, "code_dim": 8}
+    raster = {"dropout": 0.0, "grid": grid, **tokens}  # too short a run to need dropout; VAR has none
     of_var = {"style": "var", **raster}
-    models: dict[str, tuple[Config, AnySamplingConfig, dict]] = {
-        "var": (VARConfig(**ada, **pyramid, **tokens), SamplingConfig(0.0, 0, 0.0), pyramid),
-        "var-prefix": (
-            VARConfig(conditioning="prefix", mlp_ratio=4.99, **plain, **pyramid, **tokens),
-            SamplingConfig(0.0, 0, 0.0),
-            pyramid,
-        ),
-        "raster": (GPTConfig(conditioning="adaln", hidden=434, **ada, **of_var), RasterSamplingConfig(), single),
-        "raster-prefix": (GPTConfig(hidden=580, **plain, **of_var), RasterSamplingConfig(), single),
-        "llamagen": (GPTConfig(depth=4, hidden=392, **raster), RasterSamplingConfig(), single),
-        "gpt2": (GPTConfig(depth=4, hidden=580, style="gpt2", **raster), RasterSamplingConfig(), single),
-        "maskgit": (MaskGITConfig(mlp_ratio=3.39, **ada, **grid), MaskedSamplingConfig(), single),
-        "dit": (
-            DiTConfig(depth=3, mlp_ratio=4.22, channels=16, input_size=7, patch=1, **shape),
-            DiffusionSamplingConfig(),
-            pyramid,
-        ),
-        "dit-pixels": (
-            DiTConfig(depth=3, mlp_ratio=4.22, channels=1, input_size=28, patch=4, latents=False, **shape),
-            DiffusionSamplingConfig(),
-            pyramid,
-        ),
-    }
+    diffusion = {"depth": world.depths[0], **shape}
+    ratio = {side: {"mlp_ratio": hidden / width} for side, hidden in world.hidden.items()}
+    hidden = {side: {"hidden": number} for side, number in world.hidden.items()}
+    next_scale, in_raster, by_diffusion = (
+        SamplingConfig(0.0, 0, 0.0),
+        RasterSamplingConfig(),
+        DiffusionSamplingConfig(),
+    )
+    prefix = VARConfig(conditioning="prefix", **ratio["var-prefix"], **plain, **pyramid, **tokens)
+    gpt2 = GPTConfig(depth=plain["depth"], style="gpt2", **hidden["gpt2"], **raster)
+    latents = DiTConfig(channels=16, input_size=world.grid, patch=1, **ratio["dit"], **diffusion)
+    pixels = {"channels": world.nets.image_channels, "input_size": size, "patch": size // world.grid}
     return {
-        f"duel-{side}": _duel(f"duel-{side}", model, sampling, **tokenizer)
-        for side, (model, sampling, tokenizer) in models.items()
+        "var": (VARConfig(**ratio["var"], **ada, **pyramid, **tokens), next_scale, pyramid),
+        "var-prefix": (prefix, next_scale, pyramid),
+        "raster": (GPTConfig(conditioning="adaln", **hidden["raster"], **ada, **of_var), in_raster, single),
+        "raster-prefix": (GPTConfig(**hidden["raster-prefix"], **plain, **of_var), in_raster, single),
+        "llamagen": (GPTConfig(depth=plain["depth"], **hidden["llamagen"], **raster), in_raster, single),
+        "gpt2": (gpt2, in_raster, single),
+        "maskgit": (MaskGITConfig(**ratio["maskgit"], **ada, grid=grid, **tokens), MaskedSamplingConfig(), single),
+        "dit": (latents, by_diffusion, pyramid),
+        "dit-pixels": (DiTConfig(latents=False, **ratio["dit-pixels"], **pixels, **diffusion), by_diffusion, pyramid),
     }
+
+
+def duels() -> dict[str, Preset]:
+    """Transformers of one million parameters each on the digits, of 1.4 million on the emoji; one training loop."""
+    found = {}
+    for world in (DIGITS, EMOJI):
+        steps_an_epoch = world.images * world.views // BATCH
+        epochs = [steps / steps_an_epoch for steps in world.steps]
+        often = {
+            "batch_size": BATCH,
+            "base_lr": 8e-3,
+            "final_lr_ratio": 0.01,
+            "log_every": 25,
+            "checkpoint_every": 250,
+        }
+        common = {"image_size": world.image_size, "nets": world.nets, "codebook_size": world.codes, "z_channels": 16}
+        for side, (model, sampling, quantiser) in sides(world).items():
+            name = f"{world.prefix}{side}"
+            found[name] = Preset(
+                name=name,
+                dataset=world.dataset,
+                views=world.views,
+                tokenizer=TokenizerConfig(**common, **quantiser),
+                tokenizer_train=TrainConfig(epochs=epochs[0], weight_decay=0.0, clip=1.0, **often),
+                model=model,
+                model_train=TrainConfig(epochs=epochs[1], keep_best=world.keep_best, **often),
+                sampling=sampling,
+                revive_below=0.5,  # with the default, a twentieth, the first scale uses 3 % of the codes, so 16 %
+            )
+    return found

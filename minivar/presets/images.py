@@ -6,6 +6,7 @@ from minivar import data
 from minivar.training import Preset
 
 ON_DISK = ("folder", "shards")  # read when they are asked for
+EMOJI_WORLD = ("emoji-32", "emoji-64")
 
 
 def training_set(preset: Preset, root: Path | str | None = None, stage: str = "tokenizer") -> data.ImageSet:
@@ -16,6 +17,8 @@ def training_set(preset: Preset, root: Path | str | None = None, stage: str = "t
     """
     crop = {"crop": preset.tokenizer_crop if stage == "tokenizer" else preset.model_crop}
     images = _load(preset, "train", root, crop if preset.dataset in ON_DISK else {})
+    if preset.dataset in EMOJI_WORLD:
+        images = data.by_style(images)
     if preset.views == 1:
         return images
     if not isinstance(images, data.ArraySet):
@@ -37,6 +40,8 @@ def validation_set(preset: Preset, root: Path | str | None = None) -> data.Image
     if preset.dataset in ON_DISK and (root is None or data.find_split(Path(root), "validation") is None):
         return None
     images = _load(preset, "validation", root, {})
+    if preset.dataset in EMOJI_WORLD:
+        return data.by_style(images)
     return data.emoji_views(images, 3) if preset.dataset == "emoji" and preset.views > 1 else images
 
 

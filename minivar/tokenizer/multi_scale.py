@@ -43,7 +43,7 @@ def phi_indices(num_scales: int, num_phi: int) -> tuple[int, ...]:
 class MultiScaleQuantizer(Quantizer):
     """Residual quantisation over a schedule of scales with one shared codebook.
 
-    ``num_phi`` and ``phi_ratio`` describe the partially shared convolutions. ``own_codes``: not shared, but each scale
+    ``num_phi`` and ``phi_ratio`` describe the partially shared convolutions. ``own_codes``: each scale
     has an equal part of the codebook to itself, coarse to fine.
     """
 

@@ -85,14 +85,13 @@ def damage_table(scores: Mapping[str, Mapping[str, float]], pictures: Mapping[st
     """Sets of images by name: examples of each, and a bar for each judge on a logarithmic axis, dotted at 1."""
     names = list(scores)
     judges = list(next(iter(scores.values())))
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 0.62 * len(names) + 1.3), width_ratios=(1, 2.2), layout="constrained"
-    )
-    shown = torch.stack([pictures[name] for name in names])
-    strip = torch.cat([torch.cat(list(row), dim=-1) for row in shown], dim=-2)
-    show_image(left, strip)
-    side = shown.shape[-2]
-    left.set_yticks([side * (i + 0.5) for i in range(len(names))], names, fontsize=9)
+    figure = plt.figure(figsize=(10, 0.62 * len(names) + 1.3), layout="constrained")
+    grid = figure.add_gridspec(len(names), 2, width_ratios=(1, 1.6))
+    for row, name in enumerate(names):
+        left = figure.add_subplot(grid[row, 0])
+        show_image(left, torch.cat(list(pictures[name]), dim=-1))
+        left.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    right = figure.add_subplot(grid[:, 1])
     height = 0.8 / len(judges)
     for j, judge in enumerate(judges):
         values = [max(scores[name][judge], 1e-2) for name in names]
