@@ -20,7 +20,7 @@ def train_all(part: str | None) -> None:
             time.sleep(10)  # the others wait for what another process does
             continue
         result = {**dataclasses.asdict(run), **run.train()}
-        if run.part in ("seeds", "depth"):
+        if run.part in ("seeds", "depth", "variants"):
             result["scores"] = scoring.scores_of(run)
         text = json.dumps(result)
         files.write_atomically(run.folder / "result.json", lambda path, text=text: path.write_text(text))
@@ -41,7 +41,7 @@ def collect() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=rivals.__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    parts = ("tokenizers", "rates", "seeds", "depth")
+    parts = ("tokenizers", "rates", "seeds", "depth", "variants")
     commands.add_parser("train").add_argument("part", nargs="?", choices=parts)
     others = {"collect": collect, "frontier": scoring.frontier, "seconds": scoring.seconds}
     for name in others:

@@ -1,9 +1,20 @@
 """Which runs there are to be, in which order, and who works on which."""
 
+import itertools
 import os
 from pathlib import Path
 
-from experiments.rivals.runs import FIVE_SEEDS, RATE_SEED, RATES, SHALLOW, TOKENIZERS, WORLDS, Run, TokenizerRun
+from experiments.rivals.runs import (
+    FIVE_SEEDS,
+    RATE_SEED,
+    RATES,
+    SHALLOW,
+    TOKENIZERS,
+    VARIANTS,
+    WORLDS,
+    Run,
+    TokenizerRun,
+)
 
 Done = dict[str, dict]  # results of finished runs by name
 
@@ -50,6 +61,10 @@ def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
         runs += [Run(side, seed, rate, world=world) for side, rate in best.items() if seed < 3 or side in five]
     if world == "digits":
         runs += [Run(side, seed, best[side], "depth") for seed in range(3) for side in SHALLOW if side in best]
+        if "var" in best:
+            for seed, variant in itertools.product(range(3), VARIANTS):
+                run = Run("var", seed, best["var"], "variants", variant=variant)
+                runs += [run.tokenizer, run]
     return runs
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiments.head_to_head import minutes
 from minivar import checkpoints, data, evaluation, models, presets, training
+from minivar.scales import ScaleSchedule
 from minivar.training import Preset
 
 RUNS = data.DATA_ROOT.parent / "runs" / "rivals"
@@ -17,6 +18,18 @@ RIVALS = ("var", "raster", "llamagen", "gpt2", "maskgit", "dit", "dit-pixels")  
 WORLDS = {"digits": SIDES, "emoji": RIVALS}
 TOKENIZERS = {"multi-scale": "var", "single": "llamagen"}  # a side that has it
 FIVE_SEEDS = (*TWO_BY_TWO, "llamagen", "gpt2")  # of the digits; all others have three
+# The tokenizer's own questions (chapter 04): what differs from the side "var", whose runs they are compared with.
+VARIANTS: dict[str, dict[str, object]] = {
+    "no-revival": {"revive_below": 0.0},
+    "gentle-revival": {"revive_below": None},  # below a twentieth, all uses counted alike: the package's default
+    "no-phi": {"tokenizer.phi_ratio": 0.0},
+    "own-codes": {"tokenizer.own_codes": True},  # 128 for each scale
+    "own-codes-2048": {"tokenizer.own_codes": True, "tokenizer.codebook_size": 2048, "model.codebook_size": 2048},
+    "scales-2-4-7": {field: ScaleSchedule((2, 4, 7)) for field in ("tokenizer.schedule", "model.schedule")},
+    "scales-3-34-7": {
+        field: ScaleSchedule(((3, 3), (3, 4), (7, 7))) for field in ("tokenizer.schedule", "model.schedule")
+    },
+}
 # Matched depth, which is matched FLOPs: AdaLN costs parameters, but hardly any arithmetic.
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
 
@@ -29,14 +42,16 @@ class TokenizerRun:
     seed: int
     part: str = "tokenizers"
     world: str = "digits"
+    variant: str = ""
 
     @property
     def preset(self) -> Preset:
-        return presets.get(preset_name(self), {"tokenizer_train.seed": self.seed})
+        return presets.get(preset_name(self), {"tokenizer_train.seed": self.seed, **VARIANTS.get(self.variant, {})})
 
     @property
     def name(self) -> str:
-        return f"{prefix(self)}tokenizer-{self.preset.tokenizer.quantizer}-{self.seed}"
+        kind = self.variant or self.preset.tokenizer.quantizer
+        return f"{prefix(self)}tokenizer-{kind}-{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -74,9 +89,12 @@ class Run:
     rate: float
     part: str = "seeds"  # of the plan
     world: str = "digits"
+    variant: str = ""
 
     @property
     def name(self) -> str:
+        if self.variant:
+            return f"{self.side}-{self.variant}-seed{self.seed}"
         if self.part == "rates":
             return f"{prefix(self)}{self.side}-rate{self.rate * 1000:g}"
         return f"{prefix(self)}{self.side}{'-shallow' if self.part == 'depth' else ''}-seed{self.seed}"
@@ -88,7 +106,7 @@ class Run:
     @property
     def preset(self) -> Preset:
         changes: dict[str, object] = {"model_train.seed": self.seed, "model_train.base_lr": self.rate}
-        changes["tokenizer_train.seed"] = self.seed % 3
+        changes |= {"tokenizer_train.seed": self.seed % 3, **VARIANTS.get(self.variant, {})}
         if self.part == "rates":
             changes["model_train.epochs"] = presets.get(preset_name(self)).model_train.epochs / 3
         if self.part == "depth":
@@ -102,7 +120,7 @@ class Run:
         kind = self.preset.tokenizer.quantizer
         if self.side == "dit-pixels":
             return None
-        return TokenizerRun(TOKENIZERS[kind], self.seed % 3, world=self.world)
+        return TokenizerRun(TOKENIZERS[kind], self.seed % 3, world=self.world, variant=self.variant)
 
     def train(self) -> dict[str, object]:
         """Losses and minutes."""

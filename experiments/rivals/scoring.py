@@ -72,7 +72,9 @@ def runs_here() -> list[Run]:
     """Finished runs whose checkpoints are on this machine."""
     found = []
     for name, result in results().items():
-        if result["part"] in ("seeds", "depth") and any((RUNS / name / file).is_file() for file in checkpoints.FILES):
+        if result["part"] in ("seeds", "depth", "variants") and any(
+            (RUNS / name / file).is_file() for file in checkpoints.FILES
+        ):
             fields = (field.name for field in dataclasses.fields(Run))
             found.append(Run(**{field: result[field] for field in fields if field in result}))
     return found
