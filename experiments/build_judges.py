@@ -1,7 +1,7 @@
 """Train the judges that learn without labels, and write data/checkpoints/judge-digits and judge-emoji.safetensors.
 
     python -m experiments.build_judges digits [--epochs 20]     # 3 minutes of one core
-    python -m experiments.build_judges emoji [--epochs 40]      # 15 minutes of one core
+    python -m experiments.build_judges emoji [--epochs 20]      # 9 minutes of one core
 
 They see the drawings of "train" and "validation" (with --try, of "train" alone, and are judged on "validation"; so
 the settings were chosen). What is printed and kept in the header is of held-out drawings: of digits, how often the
@@ -23,7 +23,6 @@ CONFIGS = {
     "emoji": evaluation.ContrastConfig(channels=3, image_size=32, patch=2, width=24, features=96, projection=96),
 }
 VIEWS = {"digits": {"degrees": 15, "scale": 0.2, "shift": 2}, "emoji": {"degrees": 8, "scale": 0.15, "shift": 2}}
-TEMPERATURE = {"digits": 0.2, "emoji": 0.2}
 BATCH = {"digits": 256, "emoji": 256}
 
 

@@ -115,12 +115,15 @@ def sha256(path: Path) -> str:
 def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's configuration and parameters: where it is the same, so are the tokens of an image.
 
-    Buffers, such as statistics of the codebook's use, do not count; neither does the device.
+    Buffers, such as statistics of the codebook's use, do not count, but for those that the model names in
+    ``measured``; neither does the device.
     """
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(model.config)).encode())
-    for name, parameter in model.named_parameters():
+    config = dataclasses.asdict(model.config) if hasattr(model, "config") else None  # ``Pixels`` has none
+    digest = hashlib.sha256(json.dumps(config).encode())
+    measured = [(name, model.get_buffer(name)) for name in getattr(model, "measured", ())]
+    for name, tensor in [*model.named_parameters(), *measured]:
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -13,9 +13,10 @@ from test_train import TINY, blobs
 from test_validation import heldout
 
 from minivar import distributed, presets, training
-from minivar.models import VAR
+from minivar.models import VAR, DiTConfig, GPTConfig, MaskGITConfig, build
 from minivar.tokenizer import VQVAE
 from minivar.training import VARTask
+from minivar.training.stages import TASKS
 
 
 def rank() -> int:
@@ -48,7 +49,28 @@ class Collectives:
         return original(*args, **kwargs)
 
 
+SHAPE = {"depth": 2, "width": 32, "heads": 2, "num_classes": 5, "label_dropout": 0.0}
+GRID = {"grid": (4, 4), "codebook_size": 16, "gamma_init": 0.1, **SHAPE}
+OTHERS = {
+    "raster": GPTConfig(style="var", conditioning="adaln", dropout=0.0, **GRID),
+    "maskgit": MaskGITConfig(drop_path=0.0, **GRID),
+    "dit": DiTConfig(channels=4, input_size=4, patch=1, **SHAPE),
+}
+
+
+def task_of(name: str):
+    """The models that are not VAR, each with the tokenizer of one grid."""
+    torch.manual_seed(0)
+    model = build(OTHERS[name])
+    single = wake(VQVAE(tokenizer_config(quantizer="single", schedule=None)))
+    task = TASKS[type(model)](model, single, blobs(), validation=heldout(20))
+    task.sampling = {"steps": 2} if name != "raster" else {}
+    return task
+
+
 def train(ranks: distributed.Ranks, out: str, strategy: str, *settings: str) -> None:
+    others = [setting.partition("=")[2] for setting in settings if setting.startswith("model=")]
+    settings = [setting for setting in settings if not setting.startswith("model=")]
     kills = [setting for setting in settings if setting.startswith("kill_at=")]
     Fragile.at, Fragile.marker = int(kills[0].partition("=")[2]) if kills else None, f"{out}.killed"
     changes = presets.parse_settings(TINY, [setting for setting in settings if setting not in kills])
@@ -56,8 +78,11 @@ def train(ranks: distributed.Ranks, out: str, strategy: str, *settings: str) -> 
     if ranks.count > 1:
         ranks = dataclasses.replace(ranks, strategy=strategy)
     torch.manual_seed(0)
-    model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
-    task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs(), validation=heldout(20))
+    if others:
+        task = task_of(others[0])
+    else:
+        model = VAR(var_config(label_dropout=0.0, drop_path=0.0, gamma_init=0.1))
+        task = Fragile(model, wake(VQVAE(tokenizer_config())), blobs(), validation=heldout(20))
     training.fit(task, config, out, progress=False, ranks=ranks)
 
 

@@ -44,6 +44,7 @@ JOBS = {
     "accumulated": ["accumulate=2"],
     "averaged": AVERAGED,
     "compiled": ["compile=true", "recompute=true", "ema=0.8"],
+    **{name: [f"model={name}"] for name in ("raster", "maskgit", "dit")},
 }
 
 
@@ -62,6 +63,16 @@ def together(tmp_path_factory) -> Path:
     jobs = itertools.product(("ddp", "fsdp"), JOBS.items())
     assert launch(2, *([place / f"{name}-{strategy}", strategy, *more] for strategy, (name, more) in jobs)) == 0
     return place
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("model", ["raster", "maskgit", "dit"])
+def test_other_models_learn_on_two_ranks(alone, together, model, strategy):
+    one, two = alone / model, together / f"{model}-{strategy}"
+    assert len(losses(two)) == len(losses(one)) == 6 and losses(two)[-1] < losses(two)[0]
+    if model == "raster":  # what the others are asked is drawn on each rank
+        assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert heldout_losses(two) == pytest.approx(heldout_losses(one), rel=1e-5 if model == "raster" else 0.2)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

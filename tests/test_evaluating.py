@@ -51,6 +51,15 @@ def test_a_folder_and_an_npz_are_read_alike_in_batches(both):
         assert torch.equal(torch.cat(list(pictures.batches(2, most=4))), expected[:4])
 
 
+def test_an_npz_is_read_where_it_lies_and_a_compressed_one_too(tmp_path):
+    pixels = some(9)
+    np.savez(tmp_path / "plain.npz", arr_0=pixels, labels=np.arange(9))
+    np.savez_compressed(tmp_path / "small.npz", labels=np.arange(9), arr_0=pixels)
+    plain, small = (evaluation.open_samples(tmp_path / f"{name}.npz") for name in ("plain", "small"))
+    assert isinstance(plain, np.memmap) and not isinstance(small, np.memmap)
+    assert np.array_equal(plain, pixels) and np.array_equal(small, pixels)
+
+
 def test_what_is_written_is_what_is_read(tmp_path):
     images = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     evaluation.write_pngs(images, tmp_path / "grey")
@@ -69,6 +78,16 @@ def test_sets_that_cannot_be_read_are_refused_in_a_sentence(tmp_path, both):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ProtocolError, match="empty has no pictures in it: expected files such as 000000.png"):
         Pictures(tmp_path / "empty")
+    (tmp_path / "text.npz").write_text("pictures")
+    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((2, 8, 8, 3), np.float32))
+    for name, why in (("text", "File is not a zip file"), ("floats", r"arr_0 is float32 \(2, 8, 8, 3\)")):
+        with pytest.raises(ProtocolError, match=rf"{name}.npz holds no pictures \({why}\): expected a folder"):
+            Pictures(tmp_path / f"{name}.npz")
+    (tmp_path / "broken").mkdir()
+    Image.fromarray(some(1)[0]).save(tmp_path / "broken" / "0.png")
+    (tmp_path / "broken" / "1.png").write_text("no picture")
+    with pytest.raises(ProtocolError, match=r"1.png is no picture \(.*\): expected one that can be opened"):
+        list(Pictures(tmp_path / "broken").batches())
     np.savez(tmp_path / "other.npz", images=some(2))
     with pytest.raises(ProtocolError, match="other.npz holds no pictures"):
         Pictures(tmp_path / "other.npz")
@@ -138,7 +157,9 @@ def test_published_statistics_of_a_reference_are_used(sets, tmp_path):
     moments = evaluation.Moments(features)
     pixels = sets[1].read(list(range(40))).permute(0, 2, 3, 1).numpy()
     np.savez(tmp_path / "known.npz", arr_0=pixels[:10], mu=moments.mean + 5, sigma=moments.covariance)
-    known = evaluation.compare_pictures(sets[0], Pictures(tmp_path / "known.npz"), colours)
+    reference = Pictures(tmp_path / "known.npz")
+    known = evaluation.compare_pictures(sets[0], reference, colours, known=reference.statistics(), draws=20)
+    assert known["fid_interval"][0] < known["fid"] * 1.2 and known["fid_interval"][1] > known["fid"] * 0.8
     moved = evaluation.frechet_distance(colours(sets[0].read(list(range(40))))[0], features.double() + 5)
     assert known["fid"] == pytest.approx(moved, rel=1e-6) and known["reference"] == 10
 
@@ -182,6 +203,9 @@ def test_labels_are_compared_with_what_the_classifier_sees(tmp_path):
     np.save(tmp_path / "shares.npy", labels.numpy() / 2)
     with pytest.raises(ProtocolError, match=r"whole numbers \(60,\); got float64 \(60,\)"):
         evaluation.share_of_labels(pictures, tmp_path / "shares.npy")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with pytest.raises(ProtocolError, match="empty.npy holds no labels"):
+        evaluation.share_of_labels(pictures, tmp_path / "empty.npy")
     (tmp_path / "text.npy").write_text("three")
     with pytest.raises(ProtocolError, match="text.npy holds no labels .*: expected an array that np.save wrote"):
         evaluation.share_of_labels(pictures, tmp_path / "text.npy")
@@ -207,6 +231,12 @@ def test_a_tokenizer_is_scored_by_what_comes_back():
         real, fake = (evaluation.in_batches(features, x) for x in (images, rebuilt))
         assert scores["rfid"][name] == pytest.approx(evaluation.frechet_distance(fake, real), rel=1e-4)
     assert "lpips" not in scores
+
+    def perceptual(a, b):  # in the place of VGG-16, whose weights are not here
+        return (a - b).abs().mean()
+
+    found = evaluation.score_tokenizer(coarse, train, heldout, "digits", perceptual)
+    assert found["lpips"] == pytest.approx((images - rebuilt).abs().mean().item(), rel=1e-5)
 
 
 def test_the_command_scores_the_shipped_digits_by_both_judges(tmp_path, capsys):
@@ -240,7 +270,15 @@ def test_the_command_scores_the_shipped_digits_by_both_judges(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--samples", "x"], "Expected either --samples and --reference, or a --checkpoint; got a mixture"),
+        (["--samples", "x"], "expected --reference beside --samples, got none"),
+        (
+            ["--samples", "x", "--reference", "y", "--count", "3", "--keep", "z"],
+            "got --count, --keep, which goes with",
+        ),
+        (
+            ["--labels", "x.npy", "--device", "cuda"],
+            "Not an option for a model (no --samples): got --labels, --device",
+        ),
         (["--count", "3"], "--count must be at least 20; got 3."),
         (["--samples", "x", "--reference", "y"], "x holds no pictures"),
         (["--bootstrap", "-1"], "--bootstrap must be at least 0; got -1."),
@@ -254,7 +292,7 @@ def test_bad_input_of_the_command_is_one_sentence(options, sentence, capsys):
 
 def test_models_that_no_judge_knows_and_labels_that_no_judge_reads_are_refused(tmp_path, capsys, both):
     checkpoints.save(VQVAE(tokenizer_config()), tmp_path / "tokenizer.safetensors")
-    checkpoints.save(VAR(var_config()), tmp_path / "var.safetensors", preset="cifar32")
+    checkpoints.save(VAR(var_config()), tmp_path / "var.safetensors", preset="digits", dataset="cifar10")
     assert cli.main(["evaluate", "--checkpoint", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "There are judges for digits and emoji of 28 and 32 pixels" in said and "is of cifar10: expected" in said

@@ -152,12 +152,12 @@ def test_style_var_has_the_blocks_and_the_beginnings_of_var(conditioning):
     ours = dict(raster.named_parameters())
     theirs = dict(VAR(VARConfig(conditioning=conditioning, **shape)).named_parameters())
     alike = [name for name in ours if name in theirs]
-    assert set(ours) - set(alike) == {"position", "token_embed.weight"}
+    assert set(ours) - set(alike) == {"token_embed.weight"}
     for name in alike:
-        assert ours[name].shape == theirs[name].shape, name
+        assert ours[name].shape == theirs[name].shape or name == "position_1LD", name
         torch.testing.assert_close(ours[name].std(), theirs[name].std(), rtol=0.15, atol=1e-8)
     close = pytest.approx(1 / math.sqrt(3 * 64), rel=0.15)
-    assert (ours["position"].std().item(), ours["token_embed.weight"].std().item()) == (close, close)
+    assert (ours["position_1LD"].std().item(), ours["token_embed.weight"].std().item()) == (close, close)
 
 
 def test_with_adaln_the_class_reaches_every_block_and_as_a_prefix_the_first_position_alone():

@@ -1,4 +1,4 @@
-"""The head-to-head of chapter 08 and the rivals of chapter 12, on the digits: nine sides, one training loop.
+"""The head-to-head of chapter 08 and the rivals of chapter 12, nine sides and one training loop.
 
 python -m experiments.rivals train           # all runs in their order; two of these may work side by side
 python -m experiments.rivals train rates     # only the runs of one part of the plan: tokenizers, rates, seeds, depth
@@ -6,9 +6,10 @@ python -m experiments.rivals collect         # results of finished runs -> data/
 python -m experiments.rivals frontier        # of seed 0: precision and recall over guidance and nucleus
 python -m experiments.rivals seconds         # of seed 0: how long an image takes, on a quiet machine
 
-What is compared. Equal parameters: 1.00 million, within .3 %, of a transformer over 7 x 7 latent cells (of DiT in
-pixels: patches). Equal images: 96,000, in the same order. Optimiser, schedule of the rate, views, nets and the size
-of the codebook are the same for all sides. Seed i of a transformer has the tokenizer of seed i mod 3.
+What is compared, on the digits (for the emoji see presets.duel). Equal parameters: 1.00 million, within .3 %, of a
+transformer over 7 x 7 latent cells (of DiT in pixels: patches). Equal images: 96,000, in the same order. Optimiser,
+schedule of the rate, views, nets and the size of the codebook are the same for all sides. Seed i of a transformer has
+the tokenizer of seed i mod 3.
 
 What is chosen, and on what. The learning rate of every side: the best of the same three by the loss of the 800
 validation digits, in runs of a third of the length with a seed of their own, and the next one outwards while the best

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import time
 
 from experiments import rivals
@@ -10,16 +11,22 @@ from experiments.rivals import scoring
 from experiments.rivals.plan import claim, plan, ready
 from experiments.rivals.runs import RESULTS, results
 from minivar import files
+from minivar.training import TrainingError
 
 
 def train_all(part: str | None) -> None:
     """Every run of the plan, or of one part of it, that is not done and that no other process works on."""
-    while waiting := [run for run in plan(results()) if part in (None, run.part)]:
+    while waiting := [run for run in plan(results()) if part in (None, run.part, "tokenizers")]:
         run = next((run for run in waiting if ready(run) and claim(run.folder)), None)
         if run is None:
             time.sleep(10)  # the others wait for what another process does
             continue
-        result = {**dataclasses.asdict(run), **run.train()}
+        try:
+            result = {**dataclasses.asdict(run), **run.train()}
+        except TrainingError as error:  # too high a rate: no other is as good as none
+            if run.part != "rates":
+                raise
+            result = {**dataclasses.asdict(run), "validation_loss": math.inf, "error": str(error)}
         if run.part in ("seeds", "depth", "variants"):
             result["scores"] = scoring.scores_of(run)
         text = json.dumps(result)

@@ -40,7 +40,9 @@ def best_rate(side: str, done: Done, world: str = "digits") -> float | None:
 def plan(done: Done) -> list[Run | TokenizerRun]:
     """The runs that can be said by now, world by world: seeds follow when the rate of their side is known."""
     runs = [run for world in WORLDS for run in plan_of(world, done)]
-    return [run for run in runs if run.name not in done or (isinstance(run, TokenizerRun) and not run.is_here)]
+    waiting = [run for run in runs if run.name not in done]
+    needed = {run.tokenizer for run in waiting if isinstance(run, Run)}  # trained again where they are not here
+    return [run for run in runs if run in waiting or (run in needed and not run.is_here)]
 
 
 def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
@@ -77,10 +79,13 @@ def claim(folder: Path) -> bool:
     """Whether no other process works on a run; a claim whose process is gone is void."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with open(folder / "claim", "x") as file:
-            file.write(str(os.getpid()))
+        mine = folder / f"claim-{os.getpid()}"
+        mine.write_text(str(os.getpid()))
+        os.link(mine, folder / "claim")  # all at once: nobody sees an empty one
+        mine.unlink()
         return True
     except FileExistsError:
+        mine.unlink()
         owner = (folder / "claim").read_text()
         if owner and Path(f"/proc/{owner}").exists():
             return False

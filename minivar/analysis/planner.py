@@ -23,7 +23,14 @@ from minivar.tokenizer import LossConfig, TokenizerConfig
 from minivar.training import Preset, TrainConfig, TrainingError, accumulation, check_config, total_steps
 
 IMAGENET = 1_281_167  # training images
-IMAGES = {"digits": 7_200, "emoji": 6_013, "cifar10": 45_000, "fashion-mnist": 54_000}  # of the training split
+IMAGES = {  # of the training split
+    "digits": 7_200,
+    "emoji": 6_013,
+    "emoji-32": 8_775,
+    "emoji-64": 8_775,
+    "cifar10": 45_000,
+    "fashion-mnist": 54_000,
+}
 # FLOP/s, bfloat16, dense, sums in float32, and bytes: the vendor's data sheets; of A100 and H100 the larger variants
 PEAK = {"a100": 312e12, "h100": 989e12, "rtx3090": 71e12, "rtx4090": 165e12}
 MEMORY = {"a100": 80e9, "h100": 80e9, "rtx3090": 24e9, "rtx4090": 24e9}

@@ -66,7 +66,7 @@ def load_pair(directory: Path) -> tuple[VQVAE | Pixels, Generator, dict]:
     found = [name for name in FILES if (directory / name).is_file()] or ["var.safetensors"]
     if len(found) > 1:
         raise CheckpointError(f"{directory} holds {' and '.join(found)}; expected one transformer a directory.")
-    if found == ["dit.safetensors"]:
+    if not (directory / "tokenizer.safetensors").is_file() and found == ["dit.safetensors"]:
         model, header = load(directory / found[0], "DiT")
         if not model.config.latents:
             return Pixels(), model, header

@@ -136,7 +136,12 @@ def from_var(vae_state, var_state, scales=None) -> tuple[VQVAE, VAR]:
 
 
 def to_var(tokenizer: VQVAE, model: VAR) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The exact inverse of ``from_var``: published state dicts (tokenizer, transformer), constants included."""
+    """The exact inverse of ``from_var``: published state dicts (tokenizer, transformer), constants included.
+
+    Raises ``CheckpointError`` for a transformer of a kind that was not published, with the class as a prefix alone.
+    """
+    if model.config.conditioning != "adaln":
+        raise CheckpointError(f"The published VAR has AdaLN; got conditioning {model.config.conditioning!r}.")
     vae_names, var_names = _published_names(tokenizer), _published_names(model)
     vae_state = {vae_names[ours]: value for ours, value in tokenizer.state_dict().items()}
     var_state = {var_names[ours]: value for ours, value in model.state_dict().items()}

@@ -52,9 +52,12 @@ def images_to_tokenize(args: argparse.Namespace, tokenizer: VQVAE, trained_as: s
         raise ValueError(f"{args.checkpoint} does not say what to tokenize: expected --dataset or --preset.")
     preset = None if args.dataset else presets.get(args.preset or trained_as)
     config, options = tokenizer.config, {key: v for key in ("crop", "views") if (v := getattr(args, key)) is not None}
-    if preset and args.split == "train" and not options:  # as minivar train reads it, at the size of this tokenizer
+    if preset and args.split in ("train", "validation") and not options:  # as minivar train reads it, at this size
         preset = dataclasses.replace(preset, tokenizer=config) if config.image_size else preset
-        return presets.training_set(preset, args.data, "model")
+        if args.split == "train":
+            return presets.training_set(preset, args.data, "model")
+        if (validation := presets.validation_set(preset, args.data)) is not None:
+            return validation
     height, _ = config.image_size or (preset and preset.tokenizer.image_size) or (256, 256)
     name, channels = args.dataset or preset.dataset, config.nets.image_channels
     return data.load(name, args.split, args.data, height, channels, **options)

@@ -32,7 +32,7 @@ from minivar.evaluation.metrics import (
     ssim,
 )
 from minivar.evaluation.pictures import Pictures, write_npz, write_pngs
-from minivar.evaluation.protocol import read_samples, write_samples
+from minivar.evaluation.protocol import open_samples, read_samples, write_samples
 from minivar.evaluation.results import RELEASED, RESULTS, ProtocolError, Result, scores_of, table
 from minivar.evaluation.scoring import OTHERS, agreement, compare, judge, judge_digits, novelty
 
@@ -68,6 +68,7 @@ __all__ = [
     "load_digit_classifier",
     "load_inception",
     "novelty",
+    "open_samples",
     "precision_recall",
     "psnr",
     "read_samples",

@@ -46,13 +46,19 @@ Judge = Callable[
 
 
 def compare_pictures(
-    samples: Pictures, reference: Pictures, judge: Judge, ranks: Ranks | None = None, batch: int = 50, draws: int = 0
+    samples: Pictures,
+    reference: Pictures,
+    judge: Judge,
+    ranks: Ranks | None = None,
+    batch: int = 50,
+    draws: int = 0,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float | list[float]]:
     """FID, Inception Score, precision and recall of samples against a reference, in a judge's features.
 
-    Each rank reads its share of the pictures, ``batch`` at a time, and all get the scores. A reference with ``mu``
-    and ``sigma`` in its npz is compared by these, as the evaluator does. ``draws`` bootstrap samples give the FID an
-    interval, for which all features are kept. Raises ``ProtocolError`` where sizes differ.
+    Each rank reads its share of the pictures, ``batch`` at a time, and all get the scores. ``draws`` bootstrap
+    samples give the FID an interval, for which all features are kept. ``known``: mean and covariance of the
+    reference, in the place of those of its pictures. Raises ``ProtocolError`` where sizes differ.
     """
     ranks = ranks or Ranks()
     if samples.shape[1:] != reference.shape[1:]:
@@ -64,11 +70,16 @@ def compare_pictures(
     keep = max(len(samples), len(reference)) if draws else MANIFOLD
     moments, features, probs = look(samples, judge, ranks, batch, keep)
     real_moments, real_features, _ = look(reference, judge, ranks, batch, keep)
-    known = reference.statistics()
-    fid = frechet_distance(moments, Moments.known(*known) if known else real_moments)
+    if known:
+        real_moments = Moments.known(*known)
+    fid = frechet_distance(moments, real_moments)
     scores: dict[str, float | list[float]] = {"samples": len(samples), "reference": len(reference), "fid": fid}
     if draws:
-        scores["fid_interval"] = list(bootstrap_interval(frechet_distance, features, real_features, draws=draws))
+        if known:  # of which nobody has the members
+            found = bootstrap_interval(lambda drawn: frechet_distance(drawn, real_moments), features, draws=draws)
+        else:
+            found = bootstrap_interval(frechet_distance, features, real_features, draws=draws)
+        scores["fid_interval"] = list(found)
     if probs is not None and len(probs) >= 10:
         scores["inception_score"], scores["inception_score_deviation"] = inception_score(probs)
     precision, recall = precision_recall(real_features[:MANIFOLD], features[:MANIFOLD])
@@ -122,7 +133,7 @@ def share_of_labels(pictures: Pictures, labels: Path | str, batch: int = 500) ->
     """
     try:
         found = np.load(labels, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise ProtocolError(f"{labels} holds no labels ({error}): expected an array that np.save wrote.") from error
     if not isinstance(found, np.ndarray) or found.shape != (len(pictures),) or found.dtype.kind not in "iu":
         got = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "several arrays"
@@ -156,12 +167,7 @@ def score_samples(
     """
     found: dict[str, object] = {"judges": {}}
     for name, features in judges_of(world).items():
-        scores: dict[str, object] = compare(features, images, train, heldout)
-        if draws:
-            sets = (images * 2 - 1, heldout.batch(slice(None))[0])
-            members = [in_batches(features, each[: scores["count"]]) for each in sets]
-            scores["interval"] = list(bootstrap_interval(frechet_distance, *members, draws=draws))
-        found["judges"][name] = scores
+        found["judges"][name] = compare(features, images, train, heldout, draws)
     if world == "digits" and labels is not None:
         logits = in_batches(load_digit_classifier()[0], images * 2 - 1)
         found["accuracy"] = (logits.argmax(1) == labels).float().mean().item()
@@ -188,7 +194,7 @@ def score_tokenizer(
         "ssim": ssim(*pairs).mean().item(),
         "rfid": {name: scores["frechet"] for name, scores in judged.items()},
         "codes": codebook_usage(tokens, tokenizer.config.codebook_size),
-        "queue": share_in_queue(torch.cat([scale.flatten() for scale in tokens]), tokenizer.config.codebook_size),
+        "queue": share_in_queue(torch.cat(tokens, dim=1), tokenizer.config.codebook_size),
     }
     if perceptual is not None:
         with torch.no_grad():

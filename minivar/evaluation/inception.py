@@ -4,6 +4,7 @@ The library converts the network that guided diffusion's evaluator uses, its way
 are those of the papers up to rounding. Offline, ``weights`` is a file of the library's.
 """
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,9 +28,10 @@ def load_inception(
     try:
         names = ["2048", "logits_unbiased"]  # the score of guided diffusion's evaluator leaves the bias out as well
         network = FeatureExtractorInceptionV3("inception", names, None if weights is None else str(weights))
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProtocolError(
-            f"No weights of InceptionV3 ({str(error).splitlines()[0]:.80}): expected torch-fidelity's, as "
+            f"No weights of InceptionV3 ({why:.80}): expected torch-fidelity's, as "
             "--inception-weights FILE where they cannot be downloaded."
         ) from error
     network = network.to(device).eval()

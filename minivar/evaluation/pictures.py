@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minivar.data import IMAGE_SUFFIXES
+from minivar.data import IMAGE_SUFFIXES, to_uint8
 from minivar.distributed import Ranks
-from minivar.evaluation.protocol import read_samples
+from minivar.evaluation.protocol import open_samples
 from minivar.evaluation.results import ProtocolError
 from minivar.files import write_atomically
 
@@ -31,14 +31,8 @@ class Pictures:
             with Image.open(self.files[0]) as first:
                 self.shape = (len(self.files), first.height, first.width, 3)
         else:
-            self.files = None
-            try:
-                self.shape, _ = read_samples(self.path, [])
-            except (OSError, ValueError, KeyError) as error:
-                raise ProtocolError(
-                    f"{self.path} holds no pictures ({error}): expected a folder of them, or an npz with arr_0, "
-                    "uint8 (N, H, W, 3)."
-                ) from error
+            self.files, self.pixels = None, open_samples(self.path)
+            self.shape = self.pixels.shape
             if len(self.shape) != 4 or self.shape[-1] != 3:
                 raise ProtocolError(f"arr_0 of {self.path} must be (N, H, W, 3); got {self.shape}.")
 
@@ -48,7 +42,7 @@ class Pictures:
     def read(self, index: list[int]) -> Tensor:
         """uint8 (B, 3, H, W); grey is repeated."""
         if self.files is None:
-            pixels = read_samples(self.path, index)[1]
+            pixels = np.array(self.pixels[index])
         else:
             pixels = np.stack([self._open(self.files[i]) for i in index])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -61,8 +55,11 @@ class Pictures:
             return (arrays["mu"], arrays["sigma"]) if {"mu", "sigma"} <= set(arrays.files) else None
 
     def _open(self, file: Path) -> np.ndarray:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise ProtocolError(f"{file} is no picture ({error}): expected one that can be opened.") from error
         if pixels.shape != self.shape[1:]:
             sizes = [f"{shape[1]} x {shape[0]}" for shape in (pixels.shape, self.shape[1:])]
             raise ProtocolError(
@@ -80,7 +77,7 @@ class Pictures:
 
 def write_npz(images: Tensor, path: Path) -> None:
     """Images (N, 1 or 3, H, W) in [0, 1] as ``arr_0``, uint8 (N, H, W, 3), which the evaluator reads."""
-    pixels = (images * 255).round().clamp(0, 255).byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    pixels = to_uint8(images * 2 - 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
 
     def save(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -92,7 +89,7 @@ def write_npz(images: Tensor, path: Path) -> None:
 def write_pngs(images: Tensor, folder: Path, begin: int = 0) -> None:
     """Images (N, 1 or 3, H, W) in [0, 1] as 000000.png and so on, counted from ``begin``."""
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = to_uint8(images * 2 - 1).permute(0, 2, 3, 1).cpu().numpy()
     for number, picture in enumerate(pixels, begin):
         picture = picture[..., 0] if picture.shape[-1] == 1 else picture
         write_atomically(

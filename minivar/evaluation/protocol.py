@@ -7,7 +7,6 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 """
 
 import json
-import math
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -120,14 +119,34 @@ def _join(path: Path, files: list[Path], count: int) -> None:
             file.write(np.load(part).tobytes())
 
 
+def open_samples(path: Path | str) -> np.ndarray:
+    """The pictures that ``write_samples`` wrote, uint8 (N, H, W, 3), read from the disk when they are looked at.
+
+    An npz that is compressed, as others write them, is held in memory. Raises ``ProtocolError`` for any other file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo("arr_0.npy")
+            with archive.open(entry) as file:
+                np.lib.format.read_magic(file)
+                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+                begin = file.tell()
+        if dtype != np.uint8 or by_columns:
+            raise ValueError(f"arr_0 is {dtype} {shape}")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            return np.load(path)["arr_0"]
+        with open(path, "rb") as file:  # before an entry the archive puts 30 bytes, its name, its extra field
+            file.seek(entry.header_offset + 26)
+            before = sum(np.frombuffer(file.read(4), "<u2").tolist()) + 30
+        return np.memmap(path, np.uint8, "r", entry.header_offset + before + begin, shape)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ProtocolError(
+            f"{path} holds no pictures ({error}): expected a folder of them, or an npz with arr_0, uint8 (N, H, W, "
+            "3)."
+        ) from error
+
+
 def read_samples(path: Path | str, index: Sequence[int]) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape of all that ``write_samples`` wrote, and of it the pictures ``index``, uint8 (M, H, W, 3)."""
-    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        begin, size = file.tell(), math.prod(shape[1:])
-        pictures = np.empty((len(index), *shape[1:]), dtype)
-        for place, number in sorted(enumerate(index), key=lambda pair: pair[1]):  # forwards
-            file.seek(begin + int(number) * size)
-            pictures[place] = np.frombuffer(file.read(size), dtype).reshape(shape[1:])
-    return shape, pictures
+    pictures = open_samples(path)
+    return pictures.shape, np.array(pictures[list(index)])

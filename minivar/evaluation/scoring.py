@@ -11,19 +11,20 @@ from torch import Tensor
 from minivar import data
 from minivar.data import ArraySet
 from minivar.evaluation.judges import DigitClassifier, judges_of
-from minivar.evaluation.metrics import frechet_distance, in_batches, precision_recall
+from minivar.evaluation.metrics import bootstrap_interval, frechet_distance, in_batches, precision_recall
 
 OTHERS = {"heldout": "train+validation", "validation": "train"}  # what a model may have been trained on
 
 
 def compare(
-    features: Callable[[Tensor], Tensor], images: Tensor, train: ArraySet, heldout: ArraySet
-) -> dict[str, float]:
+    features: Callable[[Tensor], Tensor], images: Tensor, train: ArraySet, heldout: ArraySet, draws: int = 0
+) -> dict[str, float | list[float]]:
     """Images (N, C, H, W) in [0, 1] against as many held-out ones, in the features of one judge.
 
     ``count``: how many of each are compared, N or all held-out ones. ``frechet``: the distance; ``frechet_real``:
     that of as many training images to the same ones, the noise floor; ``frechet_ratio``: the first over the second.
-    ``precision`` and ``recall``, with ``recall_real`` of the training images for scale.
+    ``precision`` and ``recall``, with ``recall_real`` of the training images for scale. ``draws`` bootstrap samples
+    give the distance an ``interval``.
     """
     count = min(len(images), len(heldout), len(train))
     pick = torch.Generator().manual_seed(0)
@@ -34,9 +35,11 @@ def compare(
     fake = in_batches(features, images[:count] * 2 - 1)
     frechet, frechet_real = frechet_distance(fake, real_b), frechet_distance(real_a, real_b)
     precision, recall = precision_recall(real_b, fake)
+    interval = {"interval": list(bootstrap_interval(frechet_distance, fake, real_b, draws=draws))} if draws else {}
     return {
         "count": count,
         "frechet": frechet,
+        **interval,
         "frechet_real": frechet_real,
         "frechet_ratio": frechet / frechet_real,
         "precision": precision,

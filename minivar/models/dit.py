@@ -108,6 +108,8 @@ class DiT(nn.Module):
     two buffers are measured when training begins; of pixels they are 0 and 1.
     """
 
+    measured = ("mean_C11", "deviation_C11")  # what decides about the images beside the parameters
+
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config

@@ -162,12 +162,12 @@ class GPTBlock(nn.Module):
 class VARBlock(var.Block):
     """VAR's block where every token sees itself and those before it."""
 
-    def forward(self, x_BlD: Tensor, six: tuple[Tensor, ...], cache=None) -> Tensor:
-        """``six``: the modulation of this block, which is the same for all tokens."""
+    def forward(self, x_BlD: Tensor, cond_BD: Tensor, cache=None, six=None) -> Tensor:
+        """``six`` as in VAR's."""
         length, mask = x_BlD.shape[1], None
         if length > 1:
             mask = torch.ones(length, length, dtype=torch.bool, device=x_BlD.device).tril()
-        return super().forward(x_BlD, None, mask, cache, six=six)
+        return super().forward(x_BlD, cond_BD, mask, cache, six=six)
 
 
 class Context(NamedTuple):
@@ -175,7 +175,7 @@ class Context(NamedTuple):
 
     table_LE2: Tensor | None = None  # llama: ``rotary_table`` of the grid
     cond_BD: Tensor | None = None  # var: class embeddings ...
-    sixes: Sequence[tuple[Tensor, ...]] = ()  # ... and of each block the modulation that they make
+    sixes: Sequence[tuple[Tensor, ...]] | None = None  # ... and, for drawing, what each block makes of them
 
 
 class GPT(nn.Module):
@@ -193,9 +193,10 @@ class GPT(nn.Module):
             self.class_embed = nn.Embedding(config.num_classes + 1, width)
         self.token_embed = nn.Embedding(config.codebook_size, width)
         self.position = None
-        if style != "llama":
+        if style == "gpt2":
             self.position = nn.Parameter(torch.empty(config.prefix + math.prod(config.grid), width))
         if style == "var":
+            self.position_1LD = nn.Parameter(torch.empty(1, config.prefix + math.prod(config.grid), width))
             shape = {"mlp_ratio": config.mlp_width / width, "conditioning": config.conditioning}
             self.blocks = var.stack(var.blocks_like(config, **shape), VARBlock)
             self.norm = nn.Identity()  # ``head_ada`` modulates a layer norm without parameters
@@ -205,7 +206,7 @@ class GPT(nn.Module):
             self.norm = RMSNorm(width, config.norm_eps) if style == "llama" else nn.LayerNorm(width, config.norm_eps)
         self.head = Linear(width, config.codebook_size, bias=style == "var")
         if style == "var":
-            var.initialise(self, self.position)
+            var.initialise(self, self.position_1LD)
         else:
             self.reset_parameters()
 
@@ -241,14 +242,14 @@ class GPT(nn.Module):
             return self.class_embed(cond)[:, None]
         return self.caption2(F.gelu(self.caption1(cond), approximate="tanh"))
 
-    def context(self, cond: Tensor | None, grid: tuple[int, int]) -> Context:
-        """What is the same for all tokens of an image: the sampler asks once."""
+    def context(self, cond: Tensor | None, grid: tuple[int, int], ahead: bool = False) -> Context:
+        """What is the same for all tokens of an image; ``ahead``: the blocks' modulation too, for many steps."""
         if self.config.style == "llama":
             return Context(rotary_table(self.config, grid, self.token_embed.weight.device))
         if self.config.style == "gpt2":
             return Context()
         cond_BD = self.class_embed(cond)
-        return Context(None, cond_BD, [block.modulation(cond_BD) for block in self.blocks])
+        return Context(None, cond_BD, [block.modulation(cond_BD) for block in self.blocks] if ahead else None)
 
     def hidden(
         self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None, context: Context | None = None
@@ -261,12 +262,15 @@ class GPT(nn.Module):
         if context is None:
             context = self.context(None, grid)
         if style == "llama":
-            table = context.table_LE2[begin:end]
+            told = context.table_LE2[begin:end]
+        elif style == "gpt2":
+            x_BlD, told = x_BlD + self.position[begin:end], None
         else:
-            x_BlD, table = x_BlD + self.position[begin:end], None
+            x_BlD, told = x_BlD + self.position_1LD[:, begin:end], context.cond_BD
         x_BlD = F.dropout(x_BlD, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
-            x_BlD = block(x_BlD, context.sixes[i] if style == "var" else table, caches[i] if caches else None)
+            own = {"six": context.sixes[i]} if context.sixes else {}
+            x_BlD = block(x_BlD, told, caches[i] if caches else None, **own)
         return self.norm(x_BlD)
 
     def logits(self, x_BlD: Tensor, context: Context) -> Tensor:

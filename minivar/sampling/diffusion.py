@@ -8,9 +8,8 @@ from torch import Tensor
 
 from minivar.models.dit import DiT
 from minivar.models.noise import NoiseSchedule
+from minivar.sampling.config import DiffusionSamplingConfig
 from minivar.sampling.drawing import check_labels
-
-METHODS = ("ddim", "ancestral")
 
 
 @torch.no_grad()
@@ -34,10 +33,7 @@ def sample_diffusion(
     shape = (len(labels), config.channels, config.input_size, config.input_size)
     if tuple(noise.shape) != shape:
         raise ValueError(f"Expected noise of shape {shape}; got {tuple(noise.shape)}.")
-    if method not in METHODS:
-        raise ValueError(f"Unknown method {method!r}: expected {' or '.join(METHODS)}.")
-    if not 1 <= cfg < float("inf"):
-        raise ValueError(f"Guidance cfg must be at least 1, which is none; got {cfg}.")
+    DiffusionSamplingConfig(steps, cfg, method)
     schedule, x, batch = NoiseSchedule(steps), noise, len(labels)
     for step in reversed(range(steps)):
         t_B = torch.full((batch,), step, device=x.device)

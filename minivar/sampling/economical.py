@@ -145,7 +145,7 @@ def draw_where_it_changes(
     rows_Bl1 = where_Bl.repeat(1 + walk.guided, 1)[..., None]
     x_BlD = x_BlD.gather(1, rows_Bl1.expand(-1, -1, x_BlD.shape[-1]))
     drawn_Bl = draw(walk.logits(walk.hidden(x_BlD), strength))
-    nothing = quantizer.nearest(inputs_BlC.new_zeros(1, inputs_BlC.shape[-1]))
+    nothing = quantizer.nearest(inputs_BlC.new_zeros(1, inputs_BlC.shape[-1]), k)
     return nothing.expand(inputs_BlC.shape[:2]).scatter(1, where_Bl, drawn_Bl)
 
 

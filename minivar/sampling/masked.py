@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minivar.models.maskgit import MaskGIT
+from minivar.sampling.config import MaskedSamplingConfig
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens
 from minivar.tokenizer.vqvae import VQVAE
 
@@ -53,11 +54,7 @@ def sample_masked(
     config, guided = model.config, cfg > 1
     check_labels(labels, config.num_classes)
     counts = hidden_counts(config.num_tokens, steps)
-    if not (1 <= cfg <= 1000 and 0 <= choice_temperature < math.inf):
-        raise ValueError(
-            "Masked sampling needs cfg from 1, which is none, to 1000 and choice_temperature of at least 0; got cfg "
-            f"{cfg}, choice_temperature {choice_temperature}."
-        )
+    MaskedSamplingConfig(steps, cfg, choice_temperature)
     both = torch.cat([labels, torch.full_like(labels, config.num_classes)]) if guided else labels
     tokens_BN = labels.new_full((len(labels), config.num_tokens), model.mask_code)
     for step, count in enumerate(counts, 1):

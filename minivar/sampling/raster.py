@@ -51,7 +51,7 @@ def sample_raster(
     if guided:
         cond = torch.cat([cond, gpt.null_condition(cond)])
     grid = config.grid or grid or (16, 16)
-    x_BlD, context = gpt.prefix(cond), gpt.context(cond, grid)
+    x_BlD, context = gpt.prefix(cond), gpt.context(cond, grid, ahead=True)
     length = config.prefix + math.prod(grid)
     caches = [KVCache(length) for _ in gpt.blocks] if use_cache else None
     begin, tokens = 0, []

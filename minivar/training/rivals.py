@@ -3,6 +3,9 @@
 Explained in ``notebooks/12_rivals.ipynb``.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,9 +22,18 @@ from minivar.training.tasks import GeneratorTask
 MEASURED = 4096  # images, at most, from which mean and deviation of the latents are taken
 
 
-def evenly(count: int, device: torch.device) -> Tensor:
-    """(B,) in (0, 1), in equal distances: in place of random numbers, for a loss that does not jitter."""
-    return (torch.arange(count, device=device) + 0.5) / count
+def evenly(index: Tensor) -> Tensor:
+    """(B,) in (0, 1), by the images' numbers: as evenly spread as those are, whichever of them are a batch.
+
+    In place of random numbers, for a held-out loss that neither jitters nor depends on how images are shared out. The
+    fractions of multiples of the golden ratio fill the interval more evenly than chance.
+    """
+    return ((index.double() + 0.5) * (5**0.5 - 1) / 2 % 1).float()
+
+
+def noise_of(index: Tensor, shape: tuple[int, ...], draw: Callable[..., Tensor]) -> Tensor:
+    """(B, *shape), drawn by ``torch.rand`` or ``torch.randn`` from the generator of each image's own number."""
+    return torch.stack([draw(shape, generator=torch.Generator().manual_seed(int(i))) for i in index])
 
 
 class MaskGITTask(GeneratorTask):
@@ -30,33 +42,43 @@ class MaskGITTask(GeneratorTask):
     name = "maskgit"
     model: MaskGIT
 
-    def hide(self, tokens_BN: Tensor, progress_B: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Which tokens are hidden, bool (B, N): random ones, at least 1, as many as sampling hides at that point."""
+    def hide(self, tokens_BN: Tensor, progress_B: Tensor, noise_BN: Tensor) -> Tensor:
+        """Which tokens are hidden, bool (B, N): at least 1, as many as sampling hides at that point, by the noise."""
         count_B1 = (tokens_BN.shape[1] * hidden_share(progress_B)).ceil().long()[:, None]
-        rank_BN = torch.rand(tokens_BN.shape, generator=generator, device=tokens_BN.device).argsort(1).argsort(1)
-        return rank_BN < count_B1
+        return noise_BN.argsort(1).argsort(1) < count_B1
 
     def predict(self, model: nn.Module, tokens_BN: Tensor, labels_B: Tensor, hidden_BN: Tensor, smoothing: float):
-        """Mean cross-entropy of the hidden tokens, and the share of them that is guessed right."""
+        """Cross-entropy of the hidden tokens, and the share of them that is guessed right.
+
+        Sums over the images' hidden tokens, divided by how many they are on average over all progress, so that it
+        does not matter which images are a batch: about nats a token.
+        """
         logits_BNV = model(labels_B, tokens_BN.masked_fill(hidden_BN, self.model.mask_code))
         losses_BN = F.cross_entropy(
             logits_BNV.flatten(0, 1), tokens_BN.flatten(), reduction="none", label_smoothing=smoothing
         ).view_as(tokens_BN)
-        weights_BN = hidden_BN / hidden_BN.sum()  # no indexing: a GPU would wait for the number of them
+        weights_BN = hidden_BN / (tokens_BN.numel() * self.mean_hidden)
         hits_BN = logits_BNV.argmax(-1) == tokens_BN
         return (losses_BN * weights_BN).sum(), {"accuracy": (hits_BN * weights_BN).sum()}
+
+    @functools.cached_property
+    def mean_hidden(self) -> float:
+        """The share of tokens that is hidden, on average over all progress: 2 / pi, and a little for rounding up."""
+        tokens = self.model.config.num_tokens
+        return (tokens * hidden_share(torch.linspace(0, 1, 10_001))).ceil().mean().item() / tokens
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, Stats]:
         """With label smoothing, as published."""
         tokens_BN, labels_B = (x.to(device) for x in self.encoded.batch(index, self.epoch))
-        hidden_BN = self.hide(tokens_BN, torch.rand(len(tokens_BN), device=device))
+        progress_B, noise_BN = torch.rand(len(tokens_BN), device=device), torch.rand(tokens_BN.shape, device=device)
+        hidden_BN = self.hide(tokens_BN, progress_B, noise_BN)
         return self.predict(self.run, tokens_BN, labels_B, hidden_BN, self.model.config.label_smoothing)
 
     def heldout_loss(self, index: Tensor, device: torch.device) -> Stats:
-        """Without smoothing, hence nats a hidden token; the same tokens are hidden each time."""
+        """Without smoothing, hence nats a hidden token; of an image the same tokens are hidden each time."""
         tokens_BN, labels_B = (x.to(device) for x in self.heldout_encoded.batch(index, 0))
-        generator = torch.Generator(device).manual_seed(int(index[0]))
-        hidden_BN = self.hide(tokens_BN, evenly(len(tokens_BN), device), generator)
+        noise_BN = noise_of(index, tokens_BN.shape[1:], torch.rand).to(device)
+        hidden_BN = self.hide(tokens_BN, evenly(index).to(device), noise_BN)
         loss, stats = self.predict(self.model, tokens_BN, labels_B, hidden_BN, 0.0)
         return {"loss": loss, **stats}
 
@@ -83,13 +105,13 @@ class DiTTask(GeneratorTask):
         super().__init__(model, tokenizer, data, device, validation)
         self.schedule = NoiseSchedule()
         if model.config.latents:
-            self.measure(device)
+            self.measure()
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, channels, H, W) -> latents (B, C, h, w), or the pixels themselves."""
         return self.tokenizer.latents(images.to(self.model.mean_C11.device))
 
-    def measure(self, device: torch.device | str) -> None:
+    def measure(self) -> None:
         """Mean and deviation of each channel, over images that are spread evenly over the training set."""
         count = min(len(self.data), MEASURED)
         index = torch.arange(count) * len(self.data) // count
@@ -114,11 +136,9 @@ class DiTTask(GeneratorTask):
         return self.predict(self.run, latents, labels_B, t_B, torch.randn_like(latents))
 
     def heldout_loss(self, index: Tensor, device: torch.device) -> Stats:
-        """At steps that are spread evenly, with the same noise each time."""
+        """At steps that are spread evenly, each image with the same step and noise each time."""
         latents, labels_B = (x.to(device) for x in self.heldout_encoded.batch(index, 0))
-        generator = torch.Generator(device).manual_seed(int(index[0]))
-        noise = torch.randn(latents.shape, generator=generator, device=device)
-        loss, stats = self.predict(
-            self.model, latents, labels_B, (evenly(len(latents), device) * STEPS).long(), noise
-        )
+        noise = noise_of(index, latents.shape[1:], torch.randn).to(device)
+        t_B = (evenly(index) * STEPS).long().to(device)
+        loss, stats = self.predict(self.model, latents, labels_B, t_B, noise)
         return {"loss": loss, **stats}

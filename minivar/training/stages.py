@@ -82,7 +82,7 @@ def train_model(
     beginning = {} if start is None else {"start": weights_fingerprint(model)}
     model = model.to(device)
     task = TASKS[type(model)](model, tokenizer, data, device, validation)
-    header = {"preset": preset.name, "sampling": dataclasses.asdict(preset.sampling)}
+    header = {"preset": preset.name, "dataset": preset.dataset, "sampling": dataclasses.asdict(preset.sampling)}
     task.sampling, task.settings = header["sampling"], beginning
     fit(task, preset.model_train, out, header, progress, ranks, workers)
     return model
@@ -91,10 +91,19 @@ def train_model(
 def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks, validation: Dataset | None = None) -> None:
     """Raise ``ValueError`` before hours of training for what would only fail after them."""
     if stage == "tokenizer":
+        if draws_pixels(preset):
+            raise ValueError(f"{preset.name} draws pixels and has no tokenizer to train: expected --stage all.")
         return
     got, expected = len(images.class_names), preset.model.num_classes
     if got != expected:
         raise ValueError(f"The preset has {expected} classes, the data has {got}: add --set model.num_classes={got}.")
+    if validation is not None and len(validation.class_names) != expected:
+        raise ValueError(
+            f"The held-out images must be called as the others are: expected {expected} classes, got "
+            f"{len(validation.class_names)}."
+        )
+    if isinstance(preset.model, DiTConfig) and any(isinstance(each, TokenCache) for each in (images, validation)):
+        raise ValueError("A DiT learns from images: expected neither --tokens nor --validation-tokens, got one.")
     if not draws_pixels(preset):
         checkpoints.check_pair(preset.tokenizer, preset.model)
     check_config(preset.model_train, ranks, len(images), validation)

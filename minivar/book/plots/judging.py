@@ -44,9 +44,6 @@ def size_bias(rows: Mapping[str, Sequence[tuple[int, float, float]]], title: str
         slope, start = np.polyfit(1 / counts, means, 1)
         line = np.array([0, 1.05 / counts.min()])
         ax.plot(line, start + slope * line, "--", color=colour, lw=1.2)
-        ax.annotate(
-            f"{start:.2f} for N without end", (0, start), (6, 3), textcoords="offset points", fontsize=8, color=colour
-        )
     ticks = sorted({count for points in rows.values() for count, _, _ in points})
     ax.set_xticks([1 / n for n in ticks], [f"1/{n}" for n in ticks], fontsize=8)
     ax.set(xlabel="1 / number of samples", ylabel="Fréchet distance", xlim=(0, None), ylim=(0, None))
@@ -97,7 +94,8 @@ def damage_table(scores: Mapping[str, Mapping[str, float]], pictures: Mapping[st
         values = [max(scores[name][judge], 1e-2) for name in names]
         places = np.arange(len(names)) + (j - (len(judges) - 1) / 2) * height
         bars = right.barh(places, values, height, color=COLOURS[j], label=judge)
-        right.bar_label(bars, [f"{value:.2g}" for value in values], padding=2, fontsize=7)
+        labels = [f"{value:.0f}" if value >= 10 else f"{value:.1f}" for value in values]
+        right.bar_label(bars, labels, padding=2, fontsize=7)
     right.axvline(1, color="black", ls=":", lw=1)
     right.set(
         xscale="log",
