@@ -109,27 +109,31 @@ def damage_table(scores: Mapping[str, Mapping[str, float]], pictures: Mapping[st
     return figure
 
 
-def trade_off(rows: Mapping[str, Sequence[tuple[str, float, float, float]]], title: str) -> Figure:
-    """Lines through (name, recall, precision, Fréchet ratio): precision against recall, and the ratio beside it."""
+def trade_off(
+    rows: Mapping[str, Sequence[tuple[str, float, float, float]]], floor: Sequence[float], title: str
+) -> Figure:
+    """Lines through (name, recall, precision, Fréchet distance): precision against recall, and the distance.
+
+    ``floor``: distances of several draws of real images, from the least to the most of which a band reaches.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
     for (line, points), colour, marker in zip(rows.items(), COLOURS, "os^D", strict=False):
-        labels, recalls, precisions, ratios = zip(*points, strict=True)
+        labels, recalls, precisions, distances = zip(*points, strict=True)
         left.plot(recalls, precisions, marker=marker, color=colour, label=line)
         for label, x, y in zip(labels, recalls, precisions, strict=True):
             left.annotate(label, (x, y), (4, 4), textcoords="offset points", fontsize=7.5, color=colour)
-        right.plot(range(len(points)), ratios, marker=marker, color=colour, label=line)
-        for place, (label, ratio) in enumerate(zip(labels, ratios, strict=True)):
+        right.plot(range(len(points)), distances, marker=marker, color=colour, label=line)
+        for place, (label, distance) in enumerate(zip(labels, distances, strict=True)):
             right.annotate(
-                label, (place, ratio), (0, 6), textcoords="offset points", fontsize=7.5, color=colour, ha="center"
+                label, (place, distance), (0, 6), textcoords="offset points", fontsize=7.5, color=colour, ha="center"
             )
     left.set(
         xlabel="recall: share of real digits among the samples",
         ylabel="precision: share of samples among real digits",
     )
     left.set_title("Variety against likeness", fontsize=10)
-    right.set(
-        ylabel="Fréchet ratio (1: as near as real digits)", yscale="log", xlabel="from off (left) to strong (right)"
-    )
+    right.axhspan(min(floor), max(floor), color="0.85", zorder=0, label="real training digits, several draws")
+    right.set(ylabel="Fréchet distance", ylim=(0, None), xlabel="from off (left) to strong (right)")
     right.set_xticks([])
     right.set_title("One number for both", fontsize=10)
     for ax in (left, right):
