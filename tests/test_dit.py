@@ -313,10 +313,11 @@ def test_a_generator_makes_ancestral_samples_repeat_themselves():
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"steps": 0}, "in 1 to 1000 steps; got 0"),
-        ({"cfg": 0.5}, "cfg must be at least 1, which is none; got 0.5"),
-        ({"cfg": math.nan}, "cfg must be at least 1"),
-        ({"method": "euler"}, "Unknown method 'euler': expected ddim or ancestral"),
+        ({"steps": 0}, r"steps must be a whole number in \[1, 1000\]; got 0"),
+        ({"cfg": 0.5}, r"cfg must be a number in \[1, 1000\]; got 0.5"),
+        ({"cfg": math.nan}, "cfg must be a number"),
+        ({"cfg": 1e38}, "cfg must be a number"),
+        ({"method": "euler"}, "method must be 'ancestral' or 'ddim'; got 'euler'"),
         ({"noise": torch.zeros(2, 2, 4, 5)}, r"noise of shape \(2, 2, 4, 4\); got \(2, 2, 4, 5\)"),
         ({"labels": torch.tensor([0, 4])}, "4"),
     ],

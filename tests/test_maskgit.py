@@ -155,8 +155,8 @@ def test_class_and_position_matter():
     [
         ({"steps": 0}, "Drawing 16 tokens takes 1 to 16 steps; got 0"),
         ({"steps": 17}, "takes 1 to 16 steps; got 17"),
-        ({"cfg": 0.5}, "cfg from 1, which is none, to 1000"),
-        ({"choice_temperature": -1.0}, "choice_temperature of at least 0; got cfg 1.0, choice_temperature -1.0"),
+        ({"cfg": 0.5}, r"cfg must be a number in \[1, 1000\]; got 0.5"),
+        ({"choice_temperature": -1.0}, "choice_temperature must be a finite number of at least 0; got -1.0"),
         ({"labels": torch.tensor([4])}, r"Labels must lie in 0..2"),
     ],
     ids=str,

@@ -292,7 +292,7 @@ def test_options_of_the_other_kind_are_refused(trained, capsys, tmp_path):
     [
         ("model.num_classes=7", "the data has 10: add --set model.num_classes=10"),
         ("model.codebook_size=100", "expects ('single', (7, 7), 100)"),
-        ("model.style=bert", "style must be 'llama' or 'gpt2'; got 'bert'"),
+        ("model.style=bert", "style must be 'llama', 'gpt2' or 'var'; got 'bert'"),
         ("model.width=30", "got width 30, heads 4"),
         ("tokenizer.quantizer=multi-scale", "A multi-scale tokenizer needs a schedule"),
     ],
