@@ -197,3 +197,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_untouched(tmp_path):
         assert "\n" not in message
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_prefix_alone_was_not_published():
+    with pytest.raises(CheckpointError, match="The published VAR has AdaLN; got conditioning 'prefix'"):
+        checkpoints.to_var(VQVAE(tokenizer_config()), VAR(var_config(conditioning="prefix")))

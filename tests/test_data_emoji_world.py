@@ -1,5 +1,6 @@
 """data/emoji/ is what its card says it is, its splits keep apart what they should, and data.load gives them out."""
 
+import argparse
 import hashlib
 import json
 import re
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from minivar import data, presets
+from minivar.cli.tokenize import images_to_tokenize
 from minivar.data import DataError
 from minivar.data.emoji_world import FOLDER, read_style, shrunk
+from minivar.tokenizer import VQVAE
 
 CARD = (FOLDER.parent / "EMOJI_WORLD.md").read_text(encoding="utf-8")
 LISTING = json.loads((FOLDER / "things.json").read_text(encoding="utf-8"))
@@ -183,4 +186,9 @@ def test_drawings_are_called_by_group_and_style():
     preset = presets.get("duel-emoji-var", {"views": 1})
     train, validation = presets.training_set(preset), presets.validation_set(preset)
     assert len(train.class_names) == len(validation.class_names) == preset.model.num_classes == 72
+    asked = argparse.Namespace(
+        dataset=None, preset="duel-emoji-var", split="validation", crop=None, views=None, data=None
+    )
+    cached = images_to_tokenize(asked, VQVAE(preset.tokenizer), None)
+    assert torch.equal(cached.labels, validation.labels) and len(cached.class_names) == 72
     assert len(train) == 8775 and len(presets.training_set(presets.get("duel-emoji-var", {"views": 2}))) == 2 * 8775

@@ -164,6 +164,25 @@ def test_published_statistics_of_a_reference_are_used(sets, tmp_path):
     assert known["fid"] == pytest.approx(moved, rel=1e-6) and known["reference"] == 10
 
 
+def test_the_command_uses_published_statistics_for_inception_alone(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_inception", lambda weights, device: colours)
+    monkeypatch.setattr(evaluation, "judges_of", lambda world: {"colours": None})
+    monkeypatch.setattr(evaluation, "embedded_judge", lambda world, name: colours)
+    features, _ = colours(sets[1].read(list(range(40))))
+    moments = evaluation.Moments(features)
+    pixels = sets[1].read(list(range(40))).permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "known.npz", arr_0=pixels, mu=moments.mean + 5, sigma=moments.covariance)
+    found = {}
+    for judge in ("inception", "emoji"):
+        command = ["evaluate", "--samples", str(sets[0].path), "--reference", str(tmp_path / "known.npz")]
+        assert cli.main([*command, "--judge", judge, "--json", str(tmp_path / "found.json")]) == 0
+        (scores,) = json.loads((tmp_path / "found.json").read_text())["judges"].values()
+        found[judge] = scores["fid"]
+    fake = colours(sets[0].read(list(range(40))))[0]
+    assert found["inception"] == pytest.approx(evaluation.frechet_distance(fake, features.double() + 5), rel=1e-6)
+    assert found["emoji"] == pytest.approx(evaluation.frechet_distance(fake, features), rel=1e-6)
+
+
 def test_sizes_that_differ_are_refused(sets, both):
     with pytest.raises(ProtocolError, match="must have one size: got 8 x 8 in .*samples.npz, 28 x 28 in"):
         evaluation.compare_pictures(sets[0], both[0], colours)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from minivar import presets
 from minivar.models import GPT, VAR, GPTConfig, VARConfig
@@ -173,6 +174,27 @@ def test_with_adaln_the_class_reaches_every_block_and_as_a_prefix_the_first_posi
         x, context = torch.cat([prefix, model.token_embed(tokens)], 1), model.context(cond, (3, 3))
         first, second = model.logits(model.hidden(x, 0, (3, 3), None, context), context)
         assert torch.equal(first, second) == (conditioning == "prefix")  # ... and the class is not, with AdaLN
+
+
+@pytest.mark.parametrize("conditioning", ["prefix", "adaln"])
+def test_style_var_is_what_its_parts_say(conditioning):
+    """A forward pass a second time: VAR's blocks under a causal mask, positions, and a head that knows the class."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**STYLES["var"] | {"conditioning": conditioning})).eval()
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape) * 0.3
+    labels, tokens = torch.tensor([0, 3]), tokens_of(2, 8)
+    cond_BD = model.class_embed.weight[labels]
+    x_BND = torch.cat([cond_BD[:, None], model.token_embed.weight[tokens]], 1) + model.position_1LD[0, :9]
+    for block in model.blocks:
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = block.ada(F.silu(cond_BD)).view(-1, 6, 32).unbind(1)
+        normed = F.layer_norm(x_BND, (32,), eps=1e-6) * (1 + scale1[:, None]) + shift1[:, None]
+        x_BND = x_BND + gamma1[:, None] * block.attn(normed, torch.ones(9, 9).tril().bool())
+        normed = F.layer_norm(x_BND, (32,), eps=1e-6) * (1 + scale2[:, None]) + shift2[:, None]
+        x_BND = x_BND + gamma2[:, None] * block.mlp(normed)
+    scale, shift = model.head_ada(F.silu(cond_BD)).view(-1, 2, 32).unbind(1)
+    expected = model.head(F.layer_norm(x_BND, (32,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None])
+    torch.testing.assert_close(model(labels, tokens), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

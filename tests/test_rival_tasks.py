@@ -8,7 +8,9 @@ import torch
 from conftest import Interrupted, tokenizer_config, wake
 from test_train import TINY, blobs, log_of
 
-from minivar import checkpoints, cli, models, sampling, training
+from minivar import checkpoints, cli, evaluation, files, models, sampling, training
+from minivar.data import ArraySet
+from minivar.distributed import Ranks
 from minivar.models import DiT, DiTConfig, GPTConfig, MaskGIT, MaskGITConfig
 from minivar.models.noise import NoiseSchedule, diffusion_loss
 from minivar.tokenizer import VQVAE, Pixels, TokenCache, encode, write_cache
@@ -248,6 +250,40 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         checkpoints.check_pair(tokenizer_config(), MASKGIT)
     with pytest.raises(ValueError, match="tiny draws pixels: expected neither --tokenizer nor --tokens, got one"):
         training.take_tokenizer(tmp_path, tmp_path, preset_of("pixels"), blobs(), None)
+
+
+def test_what_would_fail_after_hours_is_refused_before(tmp_path):
+    ranks, images = Ranks(), blobs()
+    with pytest.raises(ValueError, match="tiny draws pixels and has no tokenizer to train: expected --stage all"):
+        training.check_run(preset_of("pixels"), images, "tokenizer", ranks)
+    training.check_run(preset_of("dit"), images, "tokenizer", ranks)
+    fewer = ArraySet(images.images, images.labels.clamp_max(2), list("abc"))
+    with pytest.raises(
+        ValueError, match="must be called as the others are: expected 5 classes, got 3"
+    ):
+        training.check_run(preset_of("maskgit"), images, "all", ranks, fewer)
+    training.check_run(preset_of("maskgit"), images, "all", ranks, images)
+    write_cache(wake(VQVAE(SINGLE)), images, tmp_path, progress=False)
+    for given in ((TokenCache(tmp_path), None), (images, TokenCache(tmp_path))):
+        with pytest.raises(ValueError, match="A DiT learns from images: expected neither --tokens nor --validation"):
+            training.check_run(preset_of("dit"), given[0], "all", ranks, given[1])
+
+
+def test_images_come_from_what_is_drawn_and_the_fingerprint_knows_its_measures(tmp_path):
+    dit = task_of("pixels").model
+    labels, generator = torch.tensor([0, 3]), torch.Generator().manual_seed(1)
+    dit.mean_C11.fill_(0.2)
+    dit.deviation_C11.fill_(0.3)
+    options = {"steps": 3, "cfg": 1.0, "method": "ddim"}
+    drawn = sampling.generate(dit, Pixels(), labels, generator, **options).images
+    noise = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    pictures = sampling.sample_diffusion(dit, labels, noise, **options)
+    torch.testing.assert_close(drawn, ((pictures * 0.3 + 0.2).clamp(-1, 1) + 1) / 2)
+    before = files.weights_fingerprint(dit)
+    dit.mean_C11.fill_(0.25)
+    assert files.weights_fingerprint(dit) != before
+    evaluation.write_samples(Pixels(), dit, tmp_path / "samples.npz", count=10, batch=5, progress=False, **options)
+    assert evaluation.open_samples(tmp_path / "samples.npz").shape == (10, 16, 16, 3)
 
 
 def test_cached_tokens_hold_no_latents(tmp_path):
