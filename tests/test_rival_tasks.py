@@ -258,9 +258,7 @@ def test_what_would_fail_after_hours_is_refused_before(tmp_path):
         training.check_run(preset_of("pixels"), images, "tokenizer", ranks)
     training.check_run(preset_of("dit"), images, "tokenizer", ranks)
     fewer = ArraySet(images.images, images.labels.clamp_max(2), list("abc"))
-    with pytest.raises(
-        ValueError, match="must be called as the others are: expected 5 classes, got 3"
-    ):
+    with pytest.raises(ValueError, match="must be called as the others are: expected 5 classes, got 3"):
         training.check_run(preset_of("maskgit"), images, "all", ranks, fewer)
     training.check_run(preset_of("maskgit"), images, "all", ranks, images)
     write_cache(wake(VQVAE(SINGLE)), images, tmp_path, progress=False)

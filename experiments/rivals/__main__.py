@@ -11,7 +11,7 @@ from experiments.rivals import scoring
 from experiments.rivals.plan import claim, plan, ready
 from experiments.rivals.runs import RESULTS, results
 from minivar import files
-from minivar.training import TrainingError
+from minivar.training import Interrupted, TrainingError
 
 
 def train_all(part: str | None) -> None:
@@ -23,6 +23,8 @@ def train_all(part: str | None) -> None:
             continue
         try:
             result = {**dataclasses.asdict(run), **run.train()}
+        except Interrupted:
+            raise
         except TrainingError as error:  # too high a rate: no other is as good as none
             if run.part != "rates":
                 raise
