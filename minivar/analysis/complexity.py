@@ -98,15 +98,11 @@ def cache_bytes(steps: Sequence[Step], config: GPTConfig | VARConfig, bytes_per_
 
 def weight_bytes(config: GPTConfig | VARConfig, bytes_per_number: int = 2) -> int:
     """What a step must read of the model: every matrix of its layers and the head, once."""
-    D = config.width
-    if isinstance(config, GPTConfig):
-        matrices = 3 if config.style == "llama" else 2
-        layer = 4 * D * D + matrices * D * config.mlp_width
-        own_adaln = config.conditioning == "adaln"
-    else:
-        layer = 4 * D * D + 2 * D * round(config.mlp_ratio * D)
-        own_adaln = config.conditioning == "adaln" and not config.shared_adaln
-    layer += 6 * D * D * own_adaln
+    D, raster = config.width, isinstance(config, GPTConfig)
+    hidden = config.mlp_width if raster else round(config.mlp_ratio * D)
+    own_adaln = config.conditioning == "adaln" and (raster or not config.shared_adaln)
+    matrices = 3 if raster and config.style == "llama" else 2
+    layer = 4 * D * D + matrices * D * hidden + 6 * D * D * own_adaln
     return (config.depth * layer + D * config.codebook_size) * bytes_per_number
 
 
