@@ -34,8 +34,16 @@ VARIANTS: dict[str, dict[str, object]] = {
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
 
 
+class Kept:
+    """What has a name has a folder of that name."""
+
+    @property
+    def folder(self) -> Path:
+        return RUNS / self.name
+
+
 @dataclasses.dataclass(frozen=True)
-class TokenizerRun:
+class TokenizerRun(Kept):
     """One training of one of the two tokenizers, which all sides share."""
 
     side: str  # one of those that have it
@@ -52,10 +60,6 @@ class TokenizerRun:
     def name(self) -> str:
         kind = self.variant or self.preset.tokenizer.quantizer
         return f"{prefix(self)}tokenizer-{kind}-{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.name
 
     @property
     def is_here(self) -> bool:
@@ -81,7 +85,7 @@ class TokenizerRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Kept):
     """One training of one side."""
 
     side: str
@@ -98,10 +102,6 @@ class Run:
         if self.part == "rates":
             return f"{prefix(self)}{self.side}-rate{self.rate * 1000:g}"
         return f"{prefix(self)}{self.side}{'-shallow' if self.part == 'depth' else ''}-seed{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.name
 
     @property
     def preset(self) -> Preset:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minivar.data import IMAGE_SUFFIXES, to_uint8
 from minivar.distributed import Ranks
-from minivar.evaluation.protocol import open_samples
+from minivar.evaluation.protocol import as_pixels, open_samples
 from minivar.evaluation.results import ProtocolError
 from minivar.files import write_atomically
 
@@ -77,11 +77,10 @@ class Pictures:
 
 def write_npz(images: Tensor, path: Path) -> None:
     """Images (N, 1 or 3, H, W) in [0, 1] as ``arr_0``, uint8 (N, H, W, 3), which the evaluator reads."""
-    pixels = to_uint8(images * 2 - 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
 
     def save(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez(file, arr_0=pixels.cpu().numpy())
+            np.savez(file, arr_0=as_pixels(images))
 
     write_atomically(path, save)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from minivar.data import to_uint8
@@ -61,14 +62,10 @@ def write_samples(
         )
     weights = [weights_fingerprint(part) for part in (tokenizer, model)]
     what = {"count": count, "batch": batch, "size": size, "seed": seed, "settings": settings, "weights": weights}
-    if precision != "float32":
-        what["precision"] = precision
-    if random_labels:
-        what["labels"] = "random"
+    what |= {} if precision == "float32" else {"precision": precision}
+    what |= {"labels": "random"} if random_labels else {}
     folder, note = path.with_name(f"{path.name}.parts"), path.with_suffix(".json")
-    if note.is_file() and (found := json.loads(note.read_text())) != what:
-        differing = ", ".join(key for key in {**what, **found} if found.get(key) != what.get(key))
-        raise ProtocolError(f"{path} holds samples that were drawn otherwise ({differing}): choose another path.")
+    check_note(note, what, path)
     if note.is_file() and path.is_file() and not folder.is_dir():
         return
     ranks.wait()  # until every rank has seen what was there
@@ -79,10 +76,7 @@ def write_samples(
     device = next(model.parameters()).device
     if precision == "float32":
         tokenizer, model = packed(tokenizer), packed(model)
-    labels_N = torch.arange(count) * classes // count  # class by class
-    if random_labels:
-        labels_N = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
-    parts = labels_N.split(batch)
+    parts = labels_of(count, classes, seed if random_labels else None).split(batch)
     files = [folder / f"{number:06d}.npy" for number in range(len(parts))]
     mine = range(ranks.rank, len(parts), ranks.count)
     for number in tqdm(mine, desc="samples", disable=not (progress and ranks.leads)):
@@ -91,16 +85,35 @@ def write_samples(
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
         with computing(device, precision):
             drawn = generate(model, tokenizer, parts[number].to(device), generator, **settings)
-        images = drawn.images.float() * 2 - 1
-        if size is not None and images.shape[-1] != size:
-            images = F.interpolate(images, size=(size, size), mode="bicubic")
-        pixels = to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+        pixels = as_pixels(drawn.images, size)
         write_atomically(files[number], lambda temporary, pixels=pixels: save_array(temporary, pixels))
     ranks.wait()
     if ranks.leads:
         write_atomically(path, lambda temporary: _join(temporary, files, count))
         shutil.rmtree(folder)
     ranks.wait()
+
+
+def check_note(note: Path, what: dict[str, object], path: Path) -> None:
+    """Raise ``ProtocolError`` if the samples at ``path`` were drawn otherwise, as the note beside them says."""
+    if note.is_file() and (found := json.loads(note.read_text())) != what:
+        differing = ", ".join(key for key in {**what, **found} if found.get(key) != what.get(key))
+        raise ProtocolError(f"{path} holds samples that were drawn otherwise ({differing}): choose another path.")
+
+
+def labels_of(count: int, classes: int, seed: int | None) -> Tensor:
+    """Classes int64 (count,): equally many of each, class by class, or with a ``seed`` random ones."""
+    if seed is None:
+        return torch.arange(count) * classes // count
+    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def as_pixels(images: Tensor, size: int | None = None) -> np.ndarray:
+    """Images (B, 1 or 3, H, W) in [0, 1] -> uint8 (B, H, W, 3), ``size`` pixels a side if given; grey is repeated."""
+    images = images.float() * 2 - 1
+    if size is not None and images.shape[-1] != size:
+        images = F.interpolate(images, size=(size, size), mode="bicubic")
+    return to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minivar.data import Dataset
 from minivar.models import DiT, MaskGIT
 from minivar.models.noise import STEPS, NoiseSchedule, diffusion_loss
 from minivar.sampling import hidden_share
-from minivar.tokenizer import VQVAE, Pixels, TokenCache
+from minivar.tokenizer import TokenCache
 from minivar.training.config import TrainingError
 from minivar.training.task import Stats
 from minivar.training.tasks import GeneratorTask
@@ -92,20 +91,16 @@ class DiTTask(GeneratorTask):
     name = "dit"
     model: DiT
 
-    def __init__(
-        self,
-        model: DiT,
-        tokenizer: VQVAE | Pixels,
-        data: Dataset,
-        device: torch.device | str = "cpu",
-        validation: Dataset | None = None,
-    ) -> None:
-        if isinstance(data, TokenCache) or isinstance(validation, TokenCache):
-            raise TrainingError("A DiT learns from images: expected a dataset of them, got cached tokens.")
-        super().__init__(model, tokenizer, data, device, validation)
+    def __init__(self, model: DiT, *given, **options) -> None:
+        """As every ``GeneratorTask``."""
+        super().__init__(model, *given, **options)
         self.schedule = NoiseSchedule()
         if model.config.latents:
             self.measure()
+
+    def accept(self, cache: TokenCache) -> None:
+        """There are no latents in cached tokens."""
+        raise TrainingError("A DiT learns from images: expected a dataset of them, got cached tokens.")
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, channels, H, W) -> latents (B, C, h, w), or the pixels themselves."""

@@ -158,9 +158,13 @@ class GeneratorTask(Task):
         self.tokenizer = tokenizer.to(device, memory_format=convolution_order(device)).eval().requires_grad_(False)
         for source in (data, validation):
             if isinstance(source, TokenCache):
-                source.check(tokenizer, model.config)
+                self.accept(source)
         self.encoded = Encoded(self.encode, data)
         self.heldout_encoded = None if validation is None else Encoded(self.encode, validation)
+
+    def accept(self, cache: TokenCache) -> None:
+        """Raise ``CacheError`` for the tokens of another tokenizer."""
+        cache.check(self.tokenizer, self.model.config)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, channels, H, W) -> tokens (B, L)."""
