@@ -26,10 +26,10 @@ def train_all(part: str | None) -> None:
         except Interrupted:
             raise
         except TrainingError as error:  # too high a rate: no other is as good as none
-            if run.part != "rates":
+            if run.part not in ("rates", "rungs"):
                 raise
             result = {**dataclasses.asdict(run), "validation_loss": math.inf, "error": str(error)}
-        if run.part in ("seeds", "depth", "variants"):
+        if run.part in scoring.SCORED and "error" not in result:
             result["scores"] = scoring.scores_of(run)
         text = json.dumps(result)
         files.write_atomically(run.folder / "result.json", lambda path, text=text: path.write_text(text))
@@ -50,7 +50,7 @@ def collect() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=rivals.__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    parts = ("tokenizers", "rates", "seeds", "depth", "variants")
+    parts = ("tokenizers", "rates", "seeds", "depth", "rungs", "variants")
     commands.add_parser("train").add_argument("part", nargs="?", choices=parts)
     others = {"collect": collect, "frontier": scoring.frontier, "seconds": scoring.seconds}
     for name in others:

@@ -8,6 +8,7 @@ from experiments.rivals.runs import (
     FIVE_SEEDS,
     RATE_SEED,
     RATES,
+    RUNGS,
     SHALLOW,
     TOKENIZERS,
     VARIANTS,
@@ -64,6 +65,7 @@ def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
     if world == "digits":
         runs += [Run(side, seed, best[side], "depth") for seed in range(3) for side in SHALLOW if side in best]
         if "var" in best:
+            runs += [Run("var", seed, best["var"], "rungs", variant=rung) for seed in range(3) for rung in RUNGS]
             for seed, variant in itertools.product(range(3), VARIANTS):
                 run = Run("var", seed, best["var"], "variants", variant=variant)
                 runs += [run.tokenizer, run]

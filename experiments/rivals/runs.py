@@ -30,6 +30,11 @@ VARIANTS: dict[str, dict[str, object]] = {
         field: ScaleSchedule(((3, 3), (3, 4), (7, 7))) for field in ("tokenizer.schedule", "model.schedule")
     },
 }
+# Rungs of the paper's ladder of ablations that need a training; the tokenizers are those of the side "var".
+RUNGS: dict[str, dict[str, object]] = {
+    "no-attention-norm": {"model.l2_norm_attention": False},
+    "larger": {"model.depth": 6},
+}
 # Matched depth, which is matched FLOPs: AdaLN costs parameters, but hardly any arithmetic.
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
 
@@ -106,7 +111,7 @@ class Run(Kept):
     @property
     def preset(self) -> Preset:
         changes: dict[str, object] = {"model_train.seed": self.seed, "model_train.base_lr": self.rate}
-        changes |= {"tokenizer_train.seed": self.seed % 3, **VARIANTS.get(self.variant, {})}
+        changes |= {"tokenizer_train.seed": self.seed % 3, **(VARIANTS | RUNGS).get(self.variant, {})}
         if self.part == "rates":
             changes["model_train.epochs"] = presets.get(preset_name(self)).model_train.epochs / 3
         if self.part == "depth":
@@ -120,7 +125,8 @@ class Run(Kept):
         kind = self.preset.tokenizer.quantizer
         if self.side == "dit-pixels":
             return None
-        return TokenizerRun(TOKENIZERS[kind], self.seed % 3, world=self.world, variant=self.variant)
+        variant = self.variant if self.variant in VARIANTS else ""
+        return TokenizerRun(TOKENIZERS[kind], self.seed % 3, world=self.world, variant=variant)
 
     def train(self) -> dict[str, object]:
         """Losses and minutes."""

@@ -15,6 +15,8 @@ from minivar.tokenizer import Pixels
 
 GUIDANCE = (1.0, 1.25, 1.5, 2.0, 3.0)  # LlamaGen's convention, 1: none; VAR's cfg is one less
 NUCLEUS = (1.0, 0.95, 0.9, 0.8)
+TOP_K = (64, 128, 256)  # of 512 codes; the paper's 900 of 4,096 would be 112
+SCORED = ("seeds", "depth", "rungs", "variants")  # parts of the plan
 STEPS = {"maskgit": 12, "dit": 50, "dit-pixels": 50}
 
 
@@ -72,7 +74,7 @@ def runs_here() -> list[Run]:
     """Finished runs whose checkpoints are on this machine."""
     found = []
     for name, result in results().items():
-        if result["part"] in ("seeds", "depth", "variants") and any(
+        if result["part"] in SCORED and any(
             (RUNS / name / file).is_file() for file in checkpoints.FILES
         ):
             fields = (field.name for field in dataclasses.fields(Run))
@@ -86,11 +88,26 @@ def scores_of(run: Run) -> dict[str, object]:
     best = min(tried, key=mean_ratio)["settings"]
     scores = {"settings": best, "tried": [{"settings": t["settings"], "ratio": mean_ratio(t)} for t in tried]}
     scores |= judged(run, 2000, 0, "heldout", best, draws=50)
+    scores["plain"] = judged(run, 2000, 0, "heldout", settings(run.side, 1.0))
+    if run.world == "digits" and run.side == "var":
+        scores |= filtered(run)
     if run.side.startswith("var"):  # the other way of guiding, at its best
         ramps = best.get("ramp", True)
         other = min((t for t in tried if t["settings"].get("ramp", True) != ramps), key=mean_ratio)["settings"]
         scores["other_guidance"] = {"settings": other, **judged(run, 2000, 0, "heldout", other)}
     return scores
+
+
+def filtered(run: Run) -> dict[str, dict]:
+    """The paper's ladder: top-k without guidance, then guidance with it; each chosen on validation."""
+
+    def best(tried: list[dict[str, object]]) -> dict[str, object]:
+        return min(tried, key=lambda how: mean_ratio(judged(run, 800, 1, "validation", how)))
+
+    top_k = best([{**settings(run.side, 1.0), "top_k": k} for k in TOP_K])
+    guided = best([{**top_k, "cfg": guidance - 1} for guidance in GUIDANCE])
+    found = {"top_k": top_k, "top_k_guided": guided}
+    return {name: {"settings": how, **judged(run, 2000, 0, "heldout", how)} for name, how in found.items()}
 
 
 def frontier() -> None:
