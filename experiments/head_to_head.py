@@ -1,9 +1,9 @@
 """The head-to-head of chapter 08: three transformers of a million parameters on the digits, one training loop.
 
-python experiments/head_to_head.py train 0     # seed 0: two tokenizers (shared by all seeds), then five transformers
-python experiments/head_to_head.py train 1
-python experiments/head_to_head.py score       # samples, scores and sampling times -> data/results/head_to_head.json
-python experiments/head_to_head.py ship        # VAR and LlamaGen style of seed 0 -> data/checkpoints/duel-*
+python -m experiments.head_to_head train 0     # seed 0: two tokenizers (shared by all seeds), then five transformers
+python -m experiments.head_to_head train 1
+python -m experiments.head_to_head score       # samples, scores and sampling times -> data/results/head_to_head.json
+python -m experiments.head_to_head ship        # VAR and LlamaGen style of seed 0 -> data/checkpoints/duel-*
 
 Protocol. Equal parameters: 1.00 million, within 0.5 %. Equal images: every transformer sees the same 96,000 images in
 the same order (duel-NAME). Equal time: the raster models go on until they have had the minutes that VAR took
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from experiments.jobs import minutes
 from minivar import checkpoints, data, evaluation, files, presets, sampling, training
 
 RUNS = data.DATA_ROOT.parent / "runs" / "duel"
@@ -27,19 +28,6 @@ RESULTS = data.DATA_ROOT / "results" / "head_to_head.json"
 MODELS = ("var", "llamagen", "gpt2")
 TOKENIZERS = {"var": "var", "llamagen": "llamagen", "gpt2": "llamagen"}
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)  # LlamaGen's convention; VAR's cfg is one less, at the last scale
-
-
-def minutes(folder: Path, phase: str) -> float:
-    """Processor time of a finished training, from its log; sums the calls of an interrupted run.
-
-    With one thread this is the time that the training takes on a core of its own.
-    """
-    total, last = 0.0, 0.0
-    for entry in training.read_log(folder / "metrics.jsonl"):
-        if entry["phase"] == phase:
-            total += last if entry.get("cpu_seconds", entry["seconds"]) < last else 0.0
-            last = entry.get("cpu_seconds", entry["seconds"])
-    return (total + last) / 60
 
 
 def load_tokenizer(model: str):

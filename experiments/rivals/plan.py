@@ -1,8 +1,6 @@
 """Which runs there are to be, in which order, and who works on which."""
 
 import itertools
-import os
-from pathlib import Path
 
 from experiments.rivals.runs import (
     FIVE_SEEDS,
@@ -70,26 +68,3 @@ def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
                 run = Run("var", seed, best["var"], "variants", variant=variant)
                 runs += [run.tokenizer, run]
     return runs
-
-
-def ready(run: Run | TokenizerRun) -> bool:
-    """Whether its tokenizer is trained, on this machine."""
-    return isinstance(run, TokenizerRun) or run.tokenizer is None or run.tokenizer.is_here
-
-
-def claim(folder: Path) -> bool:
-    """Whether no other process works on a run; a claim whose process is gone is void."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        mine = folder / f"claim-{os.getpid()}"
-        mine.write_text(str(os.getpid()))
-        os.link(mine, folder / "claim")  # all at once: nobody sees an empty one
-        mine.unlink()
-        return True
-    except FileExistsError:
-        mine.unlink()
-        owner = (folder / "claim").read_text()
-        if owner and Path(f"/proc/{owner}").exists():
-            return False
-        (folder / "claim").unlink(missing_ok=True)
-        return claim(folder)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
-from experiments.head_to_head import minutes
+from experiments.jobs import finished, minutes
+from experiments.rivals import scoring
 from minivar import checkpoints, data, evaluation, models, presets, training
 from minivar.scales import ScaleSchedule
-from minivar.training import Preset
+from minivar.training import Preset, TrainingError
 
 RUNS = data.DATA_ROOT.parent / "runs" / "rivals"
 RESULTS = data.DATA_ROOT / "results" / "rivals.json"
@@ -35,6 +37,7 @@ RUNGS: dict[str, dict[str, object]] = {
     "no-attention-norm": {"model.l2_norm_attention": False},
     "larger": {"model.depth": 6},
 }
+SCORED = ("seeds", "depth", "rungs", "variants")  # parts of the plan
 # Matched depth, which is matched FLOPs: AdaLN costs parameters, but hardly any arithmetic.
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
 
@@ -66,6 +69,8 @@ class TokenizerRun(Kept):
         kind = self.variant or self.preset.tokenizer.quantizer
         return f"{prefix(self)}tokenizer-{kind}-{self.seed}"
 
+    ready = True
+
     @property
     def is_here(self) -> bool:
         """Whether it has been trained on this machine."""
@@ -78,10 +83,11 @@ class TokenizerRun(Kept):
         images = presets.training_set(self.preset)
         return training.train_tokenizer(self.preset, images, self.folder, progress=progress).eval()
 
-    def train(self) -> dict[str, object]:
+    def work(self) -> dict[str, object]:
         """Its error and the health of its codebook on held-out images."""
         tokenizer, images = self.load(), data.load(self.preset.dataset, "heldout").batch(slice(None))[0]
         return {
+            **dataclasses.asdict(self),
             "minutes": minutes(self.folder, "tokenizer"),
             "parameters": sum(p.numel() for p in tokenizer.parameters()),
             "mse": evaluation.reconstruction_error(tokenizer, images),
@@ -128,6 +134,25 @@ class Run(Kept):
         variant = self.variant if self.variant in VARIANTS else ""
         return TokenizerRun(TOKENIZERS[kind], self.seed % 3, world=self.world, variant=variant)
 
+    @property
+    def ready(self) -> bool:
+        """Whether its tokenizer is trained, on this machine."""
+        return self.tokenizer is None or self.tokenizer.is_here
+
+    def work(self) -> dict[str, object]:
+        """Losses and minutes, and scores where they are asked for; too high a rate: no other is as good as none."""
+        what = dataclasses.asdict(self)
+        try:
+            result = {**what, **self.train()}
+        except TrainingError as error:
+            if self.part not in ("rates", "rungs"):
+                raise
+            return {**what, "validation_loss": math.inf, "error": str(error)}
+        if self.part in SCORED:
+            result["scores"] = scoring.scores_of(self)
+            result["ratio"] = scoring.mean_ratio(result["scores"])
+        return result
+
     def train(self) -> dict[str, object]:
         """Losses and minutes."""
         preset, folder = self.preset, self.folder
@@ -158,7 +183,4 @@ def preset_name(run: Run | TokenizerRun) -> str:
 
 def results() -> dict[str, dict]:
     """Of all finished runs by name, collected or not."""
-    found = json.loads(RESULTS.read_text())["runs"] if RESULTS.is_file() else {}
-    for path in sorted(RUNS.glob("*/result.json")):
-        found[path.parent.name] = json.loads(path.read_text())
-    return found
+    return (json.loads(RESULTS.read_text())["runs"] if RESULTS.is_file() else {}) | finished(RUNS)

@@ -1,26 +1,24 @@
 """Samples of the runs, and what the judges say of them."""
 
-import dataclasses
 import functools
-import itertools
-import json
-import time
+from typing import TYPE_CHECKING
 
 import torch
 
-from experiments.rivals.runs import RESULTS, RUNS, Run, results
-from minivar import checkpoints, data, evaluation, files, sampling
-from minivar.machine import describe_machine
+from minivar import checkpoints, data, evaluation
 from minivar.tokenizer import Pixels
 
+if TYPE_CHECKING:
+    from experiments.rivals.runs import Run
+
+Settings = dict[str, object]  # of the loop that draws
 GUIDANCE = (1.0, 1.25, 1.5, 2.0, 3.0)  # LlamaGen's convention, 1: none; VAR's cfg is one less
 NUCLEUS = (1.0, 0.95, 0.9, 0.8)
 TOP_K = (64, 128, 256)  # of 512 codes; the paper's 900 of 4,096 would be 112
-SCORED = ("seeds", "depth", "rungs", "variants")  # parts of the plan
 STEPS = {"maskgit": 12, "dit": 50, "dit-pixels": 50}
 
 
-def settings(side: str, guidance: float, nucleus: float = 1.0) -> dict[str, object]:
+def settings(side: str, guidance: float, nucleus: float = 1.0) -> Settings:
     """How a side is drawn from."""
     if side.startswith("var"):
         return {"cfg": guidance - 1, "top_p": nucleus if nucleus < 1 else 0.0}
@@ -31,7 +29,7 @@ def settings(side: str, guidance: float, nucleus: float = 1.0) -> dict[str, obje
     return {"cfg": guidance, "top_p": nucleus}
 
 
-def ways(side: str) -> list[dict[str, object]]:
+def ways(side: str) -> list[Settings]:
     """All settings that are tried."""
     tried = [settings(side, guidance) for guidance in GUIDANCE]
     if side.startswith("var"):
@@ -42,7 +40,7 @@ def ways(side: str) -> list[dict[str, object]]:
 
 
 @functools.cache
-def load(run: Run):
+def load(run: "Run"):
     """Its tokenizer and model."""
     tokenizer = run.tokenizer.load() if run.tokenizer else None
     path = next(path for path in run.folder.glob("*.safetensors") if path.name in checkpoints.FILES)
@@ -51,7 +49,9 @@ def load(run: Run):
     return tokenizer or Pixels(), model
 
 
-def judged(run: Run, count: int, seed: int, split: str, how: dict[str, object], draws: int = 0) -> dict[str, object]:
+def judged(
+    run: "Run", count: int, seed: int, split: str, how: dict[str, object], draws: int = 0
+) -> dict[str, object]:
     """Scores of samples of all digits in turn, or of the classes of random emoji of the split."""
     (tokenizer, model), dataset = load(run), run.preset.dataset
     train, heldout = data.load(dataset, evaluation.OTHERS[split]), data.load(dataset, split)
@@ -70,19 +70,7 @@ def mean_ratio(scores: dict[str, object]) -> float:
     return sum(ratios) / len(ratios)
 
 
-def runs_here() -> list[Run]:
-    """Finished runs whose checkpoints are on this machine."""
-    found = []
-    for name, result in results().items():
-        if result["part"] in SCORED and any(
-            (RUNS / name / file).is_file() for file in checkpoints.FILES
-        ):
-            fields = (field.name for field in dataclasses.fields(Run))
-            found.append(Run(**{field: result[field] for field in fields if field in result}))
-    return found
-
-
-def scores_of(run: Run) -> dict[str, object]:
+def scores_of(run: "Run") -> dict[str, object]:
     """Choose on validation, report on held-out digits."""
     tried = [{"settings": how, **judged(run, 800, 1, "validation", how)} for how in ways(run.side)]
     best = min(tried, key=mean_ratio)["settings"]
@@ -98,48 +86,13 @@ def scores_of(run: Run) -> dict[str, object]:
     return scores
 
 
-def filtered(run: Run) -> dict[str, dict]:
+def filtered(run: "Run") -> dict[str, dict]:
     """The paper's ladder: top-k without guidance, then guidance with it; each chosen on validation."""
 
-    def best(tried: list[dict[str, object]]) -> dict[str, object]:
+    def best(tried: list[Settings]) -> Settings:
         return min(tried, key=lambda how: mean_ratio(judged(run, 800, 1, "validation", how)))
 
     top_k = best([{**settings(run.side, 1.0), "top_k": k} for k in TOP_K])
     guided = best([{**top_k, "cfg": guidance - 1} for guidance in GUIDANCE])
     found = {"top_k": top_k, "top_k_guided": guided}
     return {name: {"settings": how, **judged(run, 2000, 0, "heldout", how)} for name, how in found.items()}
-
-
-def frontier() -> None:
-    """Held-out precision and recall of seed 0 of every side that draws from logits."""
-    found = json.loads(RESULTS.read_text())
-    rows = found.setdefault("frontier", {})
-    for run in runs_here():
-        if (run.seed, run.part, run.world) != (0, "seeds", "digits") or run.side in (*STEPS, *rows):
-            continue
-        rows[run.side] = []
-        for guidance, nucleus in itertools.product(GUIDANCE, NUCLEUS):
-            scores = judged(run, 2000, 0, "heldout", settings(run.side, guidance, nucleus))
-            rows[run.side].append({"guidance": guidance, "nucleus": nucleus, **scores})
-        text = json.dumps(found, indent=1) + "\n"
-        files.write_atomically(RESULTS, lambda path, text=text: path.write_text(text))
-        print(run.side, flush=True)
-
-
-def seconds() -> None:
-    """Best of three calls for 1 and 64 images, guided, without filters."""
-    found = json.loads(RESULTS.read_text())
-    timed = found["seconds"] = {"machine": describe_machine(torch.device("cpu")), "rows": []}
-    for run in runs_here():
-        if (run.seed, run.part, run.world) != (0, "seeds", "digits"):
-            continue
-        tokenizer, model = (sampling.packed(each) for each in load(run))
-        for count in (1, 64):
-            labels, times = torch.arange(count) % 10, []
-            for _ in range(4):
-                started = time.perf_counter()
-                sampling.generate(model, tokenizer, labels, **settings(run.side, 1.5))
-                times.append(time.perf_counter() - started)
-            timed["rows"].append({"side": run.side, "count": count, "seconds": min(times[1:])})
-            print(timed["rows"][-1], flush=True)
-    files.write_atomically(RESULTS, lambda path: path.write_text(json.dumps(found, indent=1) + "\n"))

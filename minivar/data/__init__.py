@@ -16,6 +16,7 @@ from minivar.data.base import (
     to_uint8,
     view_of,
 )
+from minivar.data.compositions import load_quartets
 from minivar.data.embedded import load_digits, load_emoji
 from minivar.data.emoji_world import by_style, emoji_listing, load_emoji_world
 from minivar.data.feeding import Feed, default_workers
@@ -51,6 +52,7 @@ __all__ = [
     "load_digits",
     "load_emoji",
     "load_emoji_world",
+    "load_quartets",
     "mirrored",
     "to_float",
     "to_uint8",

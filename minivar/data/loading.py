@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from minivar.data.base import SPLITS, DataError
+from minivar.data.compositions import load_quartets
 from minivar.data.embedded import load_digits, load_emoji, load_torchvision
 from minivar.data.emoji_world import SIZES, load_emoji_world
 from minivar.data.folders import FolderSet, check_same_classes
@@ -28,14 +29,14 @@ def find_split(root: Path, split: str) -> Path | None:
 def load(
     name: str, split: str = "train", root: Path | str | None = None, size: int = 256, channels: int = 3, **options
 ):
-    """The dataset "digits", "emoji", "emoji-64", "emoji-32", "fashion-mnist", "cifar10", "folder" or "shards".
+    """The dataset of this name: "digits", "quartets", "emoji", "emoji-64", "emoji-32", or one that is not embedded.
 
-    ``split`` is "train" to learn from, "validation" to choose settings by, or "heldout" to report on. ``root`` is
-    where the last four lie; "folder" may hold ``train/``, ``validation/`` and ``heldout/`` (or ``val/``), each with
-    one sub-folder a class, the same in all; "shards" likewise, each with tar files, or ``root`` is a pattern of
-    addresses. These two are read at ``size`` x ``size`` with ``channels``, cropped at random for training and at the
-    centre else, and take the ``options`` of ``pictures.PictureSet`` (and ``shards.ShardSet``). Raises ``DataError``,
-    a ``ValueError``, with what is wrong.
+    Those are "fashion-mnist", "cifar10", "folder" and "shards", and ``root`` is where they lie. ``split`` is "train"
+    to learn from, "validation" to choose settings by, or "heldout" to report on. "folder" may hold ``train/``,
+    ``validation/`` and ``heldout/`` (or ``val/``), each with one sub-folder a class, the same in all; "shards"
+    likewise, each with tar files, or ``root`` is a pattern of addresses. These two are read at ``size`` x ``size``
+    with ``channels``, cropped at random for training and at the centre else, and take the ``options`` of
+    ``pictures.PictureSet`` (and ``shards.ShardSet``). Raises ``DataError``, a ``ValueError``, with what is wrong.
     """
     if name in SIZES:  # has more splits than others, and styles for an option
         if set(options) - {"styles"}:
@@ -48,7 +49,9 @@ def load(
         raise DataError(f"The dataset {name!r} takes no options; got {', '.join(options)}.")
     if embedded:
         return load_digits(split) if name == "digits" else load_emoji(split)
-    known = ("digits", "emoji", *SIZES, "fashion-mnist", "cifar10", "folder", "shards")
+    if name == "quartets":
+        return load_quartets(split)
+    known = ("digits", "quartets", "emoji", *SIZES, "fashion-mnist", "cifar10", "folder", "shards")
     if name not in known:
         raise DataError(f"Unknown dataset {name!r}: expected one of {', '.join(known)}.")
     if root is None:

@@ -20,6 +20,7 @@ duel-raster-prefix the same without AdaLN, a block deeper  1 CPU core, 10 minute
 duel-maskgit       the same blocks, hidden tokens guessed    1 CPU core, 10 minutes  data/results/rivals.json
 duel-dit           diffusion in the tokenizer's latents      1 CPU core, 10 minutes  data/results/rivals.json
 duel-dit-pixels    diffusion in pixels                       1 CPU core, 10 minutes  data/results/rivals.json
+ladder-2 .. -12    eight sizes, for chapter 11            1 CPU core, 2 to 90 min  data/results/ladder.json
 cifar32            CIFAR-10, 41 M parameters                 1 RTX 3090, 6 hours     not run yet
 folder128          100,000 photographs at 128 pixels, 41 M   1 RTX 3090, 11 hours    not run yet
 var-d16            ImageNet 256 x 256, 310 M parameters      16 A100, 2.5 days       FID 3.30 (paper, not run here)
@@ -51,6 +52,7 @@ from minivar.presets.duel import duels
 from minivar.presets.emoji import emoji
 from minivar.presets.folder import folder_smoke
 from minivar.presets.images import training_set, validation_set
+from minivar.presets.ladder import ladder
 from minivar.presets.llamagen import SIZES, llamagen
 from minivar.presets.one_gpu import cifar32, folder128
 from minivar.presets.overrides import override, parse_settings
@@ -78,6 +80,7 @@ PRESETS: dict[str, Preset] = {
     "emoji": emoji("emoji", 3394, 27_152),
     "folder-smoke": folder_smoke(),
     **duels(),
+    **ladder(),
     "cifar32": cifar32(),
     "folder128": folder128(),
     **{name: published(name) for name in PUBLISHED},

@@ -1,0 +1,86 @@
+"""Trainings that several processes share out among themselves, and that go on where they were stopped.
+
+``OMP_NUM_THREADS=1 nohup python -m experiments.rivals train > rivals-1.log &``, as often as there are cores. SIGTERM
+stops a process: it saves its training, and the same command goes on with it.
+"""
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from minivar import files, training
+
+
+class Job(Protocol):
+    """One training with a name, and a folder of its own; ``result.json`` in there says that it is done."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it builds on is there."""
+
+    def work(self) -> dict[str, object]:
+        """Do it, and say what came out."""
+
+
+def work_off(waiting: Callable[[], Sequence[Job]]) -> None:
+    """Do all jobs, of which ``waiting`` lists those that are left, but for those that another process does."""
+    while jobs := waiting():
+        job = next((job for job in jobs if job.ready and claim(job.folder)), None)
+        if job is None:
+            time.sleep(10)  # the others wait for what another process does
+            continue
+        result = job.work()
+        write_json(job.folder / "result.json", result)
+        shown = {key: value for key, value in result.items() if isinstance(value, int | float)}
+        print(job.name, shown, flush=True)
+
+
+def claim(folder: Path) -> bool:
+    """Whether no other process works on a run; a claim whose process is gone is void."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        mine = folder / f"claim-{os.getpid()}"
+        mine.write_text(str(os.getpid()))
+        os.link(mine, folder / "claim")  # all at once: nobody sees an empty one
+        mine.unlink()
+        return True
+    except FileExistsError:
+        mine.unlink()
+        owner = (folder / "claim").read_text()
+        if owner and Path(f"/proc/{owner}").exists():
+            return False
+        (folder / "claim").unlink(missing_ok=True)
+        return claim(folder)
+
+
+def finished(folder: Path) -> dict[str, dict]:
+    """The results of the jobs in a folder, by name."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))}
+
+
+def write_json(path: Path, content: object) -> None:
+    """All of it or nothing."""
+    files.write_atomically(path, functools.partial(Path.write_text, data=json.dumps(content, indent=1) + "\n"))
+
+
+def minutes(folder: Path, phase: str) -> float:
+    """Processor time of a finished training, from its log; sums the calls of an interrupted run.
+
+    With one thread this is the time that the training takes on a core of its own.
+    """
+    total, last = 0.0, 0.0
+    for entry in training.read_log(folder / "metrics.jsonl"):
+        if entry["phase"] == phase:
+            total += last if entry.get("cpu_seconds", entry["seconds"]) < last else 0.0
+            last = entry.get("cpu_seconds", entry["seconds"])
+    return (total + last) / 60
