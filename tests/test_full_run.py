@@ -506,7 +506,7 @@ def test_as_many_images_are_drawn_at_a_time_as_their_caches_have_room_for():
         (["--evaluator", "a.npz", "--seed", "-1"], "--seed must be at least 0; got -1"),
         (["--evaluator", "a.npz", "--count", "0"], "--count must be at least 1; got 0"),
         (["--evaluator", "a.npz", "--count", "15"], "equally many of each of 10 classes"),
-        (["--evaluator", "a.npz", "--classes", "3"], "--evaluator takes all classes and writes one file"),
+        (["--evaluator", "a.npz", "--classes", "3"], "--evaluator draws all classes into one file"),
         (["--evaluator", "a.png"], "expected one that ends in .npz"),
         (["--random-labels"], "--random-labels is for --evaluator; got it without"),
         (["--size", "64"], "--size is for --evaluator; got --size 64 without it"),

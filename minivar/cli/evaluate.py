@@ -9,7 +9,7 @@ import torch
 
 from minivar import checkpoints, data, evaluation, presets
 from minivar.cli.sample import settings_of
-from minivar.cli.shared import MOST_IMAGES, SHIPPED, check_number, output
+from minivar.cli.shared import MOST_IMAGES, SHIPPED, add_accept_argument, check_number, output
 from minivar.distributed import Ranks, join_ranks
 from minivar.files import write_atomically
 from minivar.machine import describe_machine
@@ -17,7 +17,8 @@ from minivar.tokenizer import Pixels
 from minivar.tokenizer.losses import Perceptual
 
 # Options that are for one of the two uses alone, with their defaults; None in the arguments: not given.
-OF_A_MODEL = {"count": 2000, "seed": 0, "split": "heldout", "keep": None, "cfg": None, "backbone_weights": None}
+OF_A_MODEL = {"count": 2000, "seed": 0, "split": "heldout", "keep": None, "cfg": None, "accept": None}
+OF_A_MODEL |= {"backbone_weights": None}
 OF_TWO_SETS = {"reference": None, "judge": "inception", "inception_weights": None, "labels": None, "device": "cpu"}
 
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--split", choices=("heldout", "validation"), help="what to compare with (default: heldout)")
     model.add_argument("--keep", metavar="DIR", help="write the images there: PNG files, and samples.npz")
     model.add_argument("--cfg", type=float, help="guidance (default: the preset's, as the other settings)")
+    add_accept_argument(model)
     weights = "torchvision's vgg16 weights, for LPIPS, which is left out without them"
     model.add_argument("--backbone-weights", metavar="FILE", help=weights)
     sets = parser.add_argument_group("two sets of pictures", "each a folder, or an npz as --evaluator writes it")
@@ -115,14 +117,20 @@ def of_model(args: argparse.Namespace, ranks: Ranks) -> dict[str, object]:
     if world != "digits":  # whose classes are not equally many
         there = presets.validation_set(presets.get(header["preset"])).labels
         labels = there[torch.randint(len(there), (args.count,), generator=torch.Generator().manual_seed(args.seed))]
-    images = evaluation.draw(model, tokenizer, labels, args.seed, **settings)
+    if args.accept is None:
+        images = evaluation.draw(model, tokenizer, labels, args.seed, **settings)
+    elif world == "digits":
+        classifier = evaluation.load_digit_classifier()[0]
+        images = evaluation.draw_accepted(model, tokenizer, labels, classifier, args.accept, args.seed, **settings)
+    else:
+        raise ValueError(f"--accept needs a classifier, and there is one of the digits alone; got {args.checkpoint}.")
     if folder:
         evaluation.write_pngs(images, folder)
         evaluation.write_npz(images, folder / "samples.npz")
     known = labels if world == "digits" else None
     found = evaluation.score_samples(images, known, train, heldout, world, args.bootstrap)
     found |= {"preset": header.get("preset"), "seed": args.seed, "count": args.count, "split": args.split}
-    found["settings"] = settings
+    found["settings"] = settings if args.accept is None else {**settings, "accept": args.accept}
     if not isinstance(tokenizer, Pixels):
         found["tokenizer"] = evaluation.score_tokenizer(tokenizer, train, heldout, world, perceptual)
     return found

@@ -10,10 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minivar import checkpoints, sampling
-from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
+from minivar import checkpoints, presets, sampling
+from minivar.cli.shared import (
+    MOST_IMAGES,
+    PICTURES,
+    SHIPPED_OPTION,
+    add_accept_argument,
+    add_device_arguments,
+    check_number,
+    output,
+)
 from minivar.distributed import find_device, join_ranks
-from minivar.evaluation import write_samples
+from minivar.evaluation import candidates, in_batches, load_digit_classifier, surest, write_samples
 from minivar.files import write_atomically
 from minivar.models import VAR
 from minivar.precision import computing, convolution_order
@@ -58,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     noise = "of the choice which tokens are kept (MaskGIT only; default: the preset's)"
     parser.add_argument("--choice-temperature", type=float, help=noise)
     parser.add_argument("--method", choices=("ancestral", "ddim"), help="of DiT only (default: the preset's)")
+    add_accept_argument(parser)
     add_device_arguments(parser)
     together = "images drawn at a time; another number, like another device, draws other images (default: 100, or"
     together += " fewer where their key-value caches would take more than 8 GB)"
@@ -98,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
     settings = settings_of(args, model, header)
     economies = _economies(args, model, device)
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
-    labels = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
+    wanted = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
+    labels = to_be_drawn(args, header, wanted)
     generator = torch.Generator(device).manual_seed(args.seed)
     tokenizer, model = tokenizer.to(device, memory_format=convolution_order(device)), model.to(device)
     if args.precision == "float32":
@@ -115,10 +125,24 @@ def run(args: argparse.Namespace) -> None:
     from minivar.book import plots  # here, because matplotlib takes a second
 
     images = torch.cat(parts)
+    if args.accept is not None:
+        images = images[surest(in_batches(load_digit_classifier()[0], images * 2 - 1), labels, wanted)]
     plots.save_images(images, out, columns=len(classes) if len(classes) > 1 else 10)
     if npz:
-        write_atomically(npz, lambda path: _save_npz(path, images, labels))
+        write_atomically(npz, lambda path: _save_npz(path, images, wanted))
     print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
+
+
+def to_be_drawn(args: argparse.Namespace, header: dict, wanted: Tensor) -> Tensor:
+    """The classes to draw: those that are wanted, with ``--accept`` more; ``ValueError`` where nobody can choose."""
+    if args.accept is None:
+        return wanted
+    preset = presets.PRESETS.get(header.get("preset", ""))
+    if (header.get("dataset") or (preset and preset.dataset)) != "digits":
+        raise ValueError(f"--accept needs a classifier, and there is one of the digits alone; got {args.checkpoint}.")
+    if args.accept > 0:
+        check_number("--count / --accept", round(len(wanted) / args.accept), 1, MOST_IMAGES)
+    return candidates(wanted, args.accept, args.seed)
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -132,8 +156,8 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 def draw_for_evaluator(args: argparse.Namespace) -> None:
     """Equally many images of each class into one file, by one process or, under torchrun, by all of them together."""
-    if args.classes or args.npz:
-        raise ValueError("--evaluator takes all classes and writes one file; got --classes or --npz.")
+    if args.classes or args.npz or args.accept is not None:
+        raise ValueError("--evaluator draws all classes into one file; got --classes, --npz or --accept.")
     if given := _given_economies(args):
         raise ValueError(f"--evaluator draws with all the arithmetic there is; got {', '.join(given)}.")
     check_numbers(args)

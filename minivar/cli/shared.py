@@ -25,6 +25,12 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help=numbers)
 
 
+def add_accept_argument(parser) -> None:
+    """``--accept``, for commands that draw and can choose."""
+    text = "draw 1 / SHARE times as many and keep those that the digits' classifier is surest of (default: 1, all)"
+    parser.add_argument("--accept", type=float, metavar="SHARE", help=text)
+
+
 def add_workers_argument(parser: argparse.ArgumentParser) -> None:
     """``--workers``, for commands that read many images."""
     default = "for a GPU as many as it has cores less one, at most 8; for a CPU, or images in memory, none"

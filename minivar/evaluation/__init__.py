@@ -33,7 +33,9 @@ from minivar.evaluation.metrics import (
 )
 from minivar.evaluation.pictures import Pictures, write_npz, write_pngs
 from minivar.evaluation.protocol import open_samples, read_samples, write_samples
-from minivar.evaluation.results import RELEASED, RESULTS, ProtocolError, Result, scores_of, table
+from minivar.evaluation.published import RELEASED, RESULTS, Result
+from minivar.evaluation.rejection import candidates, draw_accepted, surest
+from minivar.evaluation.results import ProtocolError, scores_of, table
 from minivar.evaluation.scoring import OTHERS, agreement, compare, judge, judge_digits, novelty
 
 __all__ = [
@@ -51,11 +53,13 @@ __all__ = [
     "Result",
     "agreement",
     "bootstrap_interval",
+    "candidates",
     "codebook_usage",
     "compare",
     "compare_pictures",
     "contrast_loss",
     "draw",
+    "draw_accepted",
     "embedded_judge",
     "frechet_distance",
     "in_batches",
@@ -80,6 +84,7 @@ __all__ = [
     "share_in_queue",
     "share_of_labels",
     "ssim",
+    "surest",
     "table",
     "write_npz",
     "write_pngs",

@@ -5,55 +5,14 @@ Explained in ``notebooks/13_imagenet.ipynb``.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from minivar.evaluation.published import RELEASED, RESULTS
 
 
 class ProtocolError(ValueError):
     """Samples that cannot be drawn or scores that cannot be read."""
 
-
-@dataclass(frozen=True)
-class Result:
-    """One row of the papers' tables; None where nothing was published."""
-
-    name: str
-    pixels: int
-    millions: float | None  # of parameters, tokenizer or decoder not counted
-    steps: int | None  # forward passes for an image
-    fid: float
-    inception_score: float | None = None
-    precision: float | None = None
-    recall: float | None = None
-    preset: str = ""  # whose full run fills the last column
-
-
-# VAR, arXiv 2404.02905: table 1, and for 512 pixels table 2.
-# LlamaGen, arXiv 2406.06525: 384 pixels reduced to 256 for the evaluator, each at its best guidance; B and L at 256.
-RESULTS = (
-    Result("BigGAN", 256, 112, 1, 6.95, 224.5, 0.89, 0.38),
-    Result("ADM", 256, 554, 250, 10.94, 101.0, 0.69, 0.63),
-    Result("DiT-XL/2", 256, 675, 250, 2.27, 278.2, 0.83, 0.57),
-    Result("MaskGIT", 256, 227, 8, 6.18, 182.1, 0.80, 0.51),
-    Result("VQGAN, raster", 256, 227, 256, 18.65, 80.4, 0.78, 0.26),
-    Result("VAR-d16", 256, 310, 10, 3.30, 274.4, 0.84, 0.51, "var-d16"),
-    Result("VAR-d20", 256, 600, 10, 2.57, 302.6, 0.83, 0.56, "var-d20"),
-    Result("VAR-d24", 256, 1000, 10, 2.09, 312.9, 0.82, 0.59, "var-d24"),
-    Result("VAR-d30", 256, 2000, 10, 1.92, 323.1, 0.82, 0.59, "var-d30"),
-    Result("LlamaGen-B", 256, 111, 256, 5.46, preset="llamagen-b-256"),
-    Result("LlamaGen-L", 256, 343, 256, 3.80, preset="llamagen-l-256"),
-    Result("LlamaGen-B", 384, 111, 576, 6.09, 182.5, 0.845, 0.416, "llamagen-b-384"),
-    Result("LlamaGen-L", 384, 343, 576, 3.07, 256.1, 0.83, 0.52, "llamagen-l-384"),
-    Result("LlamaGen-XL", 384, 775, 576, 2.62, 244.1, 0.80, 0.57, "llamagen-xl-384"),
-    Result("LlamaGen-XXL", 384, 1411, 576, 2.34, 253.9, 0.80, 0.59, "llamagen-xxl-384"),
-    Result("LlamaGen-3B", 384, 3097, 576, 2.18, 263.3, 0.81, 0.58, "llamagen-3b-384"),
-    Result("validation images", 256, None, None, 1.78, 236.9, 0.75, 0.67),
-    Result("DiT-XL/2", 512, 675, 250, 3.04, 240.8),
-    Result("VAR-d36-s", 512, 2354, 10, 2.63, 303.2, preset="var-d36-s"),
-)
-
-# FID of the files that VAR's authors released, from the README of their code
-RELEASED = {"var-d16": 3.55, "var-d20": 2.95, "var-d24": 2.33, "var-d30": 1.97, "var-d36-s": 2.63}
 
 SCORES = {"fid": "FID", "inception_score": "IS", "precision": "prec.", "recall": "recall"}
 
