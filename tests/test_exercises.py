@@ -2,9 +2,11 @@
 
 import ast
 import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -240,7 +242,42 @@ def mean_of_batches(batches):
     return tuple(torch.stack(each).mean(0) for each in zip(*parts))
 
 
+def best_of(bought):
+    """The curve whose lowest ``bought(compute, loss, budget)`` is lowest."""
+
+    def answer(curves, budget):
+        found = [bought(x, y, budget) for x, y in curves]
+        return int(np.argmin([part.min() if len(part) else np.inf for part in found]))
+
+    return answer
+
+
+def line_through_the_numbers(x, y):
+    slope, intercept = np.polyfit(x, y, 1)
+    return slope, math.exp(intercept / slope)
+
+
+def law_without_division(x, y):
+    slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
+    return slope, math.exp(intercept)
+
+
 WRONG = (
+    (checks.check_block_parameters, lambda d, w: 12 * d * w * w, "AdaLN is a matrix too"),
+    (checks.check_block_parameters, lambda d, w: 13 * d * w * w, "six vectors, not one"),
+    (checks.check_block_parameters, lambda d, w: 14 * d * w * w, "two matrices, to 4 D and back"),
+    (checks.check_block_parameters, lambda d, w: 18 * w * w, "one block; there are d"),
+    (checks.check_power_law, line_through_the_numbers, "logarithms of both first"),
+    (checks.check_power_law, law_without_division, "divide it by alpha"),
+    (checks.check_power_law, lambda x, y: np.polyfit(np.log(x), y, 1), "Only one of the two axes"),
+    (checks.check_power_law, lambda x, y: (-2, 1), "not what the text asks for"),
+    (checks.check_entropy, lambda p: float(-(p[p > 0] * np.log2(p[p > 0])).sum()), "these are bits"),
+    (checks.check_entropy, lambda p: -float(np.log(p[p > 0]).mean()), "weighed by how often"),
+    (checks.check_entropy, lambda p: float((p[p > 0] * np.log(p[p > 0])).sum()), "minus the logarithm"),
+    (checks.check_entropy, lambda p: float(p.max()), "not what the text asks for"),
+    (checks.check_best_rung, lambda curves, budget: int(np.argmin([y[-1] for _, y in curves])), "end of training"),
+    (checks.check_best_rung, best_of(lambda x, y, budget: y[x <= budget][-1:]), "the last entry within"),
+    (checks.check_best_rung, best_of(lambda x, y, budget: y[x < budget]), "may be spent"),
     (checks.check_frechet, distance_of_means, "means alone"),
     (checks.check_frechet, frechet_by_entries, "meant of the matrix"),
     (checks.check_frechet, frechet_of_biased_covariances, "divide by N, not by N - 1"),

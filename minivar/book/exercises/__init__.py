@@ -15,6 +15,12 @@ from minivar.book.exercises.chapter06 import check_balanced_loss, check_learning
 from minivar.book.exercises.chapter07 import check_append, check_draw, check_filter, check_guided_probabilities
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 from minivar.book.exercises.chapter09 import check_covered, check_frechet, check_inception, check_streaming
+from minivar.book.exercises.chapter11 import (
+    check_best_rung,
+    check_block_parameters,
+    check_entropy,
+    check_power_law,
+)
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 
 __all__ = [
@@ -47,6 +53,10 @@ __all__ = [
     "check_frechet",
     "check_inception",
     "check_streaming",
+    "check_best_rung",
+    "check_block_parameters",
+    "check_entropy",
+    "check_power_law",
     "check_state_bytes",
     "check_step_plan",
     "check_ten_crops",
