@@ -1,6 +1,7 @@
 """The book's notebooks: complete, with outputs, and with exercises whose stubs fail and whose solutions pass."""
 
 import ast
+import functools
 import json
 import math
 import re
@@ -262,7 +263,35 @@ def law_without_division(x, y):
     return slope, math.exp(intercept)
 
 
+def cosine_counts(tokens, steps, begin=1):
+    return [math.floor(tokens * math.cos(math.pi / 2 * i / steps) + 1e-9) for i in range(begin, begin + steps)]
+
+
+def keep(tokens, drawn, logits, count, mask, frozen=True, redraw=False, low=True):
+    hidden = tokens == mask
+    found = drawn if redraw else torch.where(hidden, drawn, tokens)
+    surety = logits.log_softmax(-1).gather(-1, found[..., None])[..., 0] * (1 if low else -1)
+    surety = surety.masked_fill(~hidden, math.inf) if frozen else surety
+    return found.scatter(-1, surety.argsort(-1)[:, :count], mask)
+
+
 WRONG = (
+    (
+        checks.check_hidden_counts,
+        lambda n, s: [math.floor(n * (1 - i / s)) for i in range(1, s + 1)],
+        "straight line",
+    ),
+    (checks.check_hidden_counts, lambda n, s: [n - i for i in cosine_counts(n, s)], "stay hidden"),
+    (checks.check_hidden_counts, lambda n, s: cosine_counts(n, s, 0), "after the first step"),
+    (checks.check_keep_surest, functools.partial(keep, redraw=True), "drawn anew"),
+    (checks.check_keep_surest, functools.partial(keep, frozen=False), "infinitely sure"),
+    (checks.check_keep_surest, functools.partial(keep, low=False), "the least sure"),
+    (checks.check_mix, lambda x, e, kept: kept * x + (1 - kept) * e, "take their roots"),
+    (checks.check_mix, lambda x, e, kept: kept**0.5 * e + (1 - kept) ** 0.5 * x, "have changed places"),
+    (checks.check_mix, lambda x, e, kept: kept**0.5 * x + (1 - kept**0.5) * e, "variances that add up"),
+    (checks.check_ddim_step, lambda x, e, a, b: (x - (1 - a) ** 0.5 * e) / a**0.5, "mixed with the noise again"),
+    (checks.check_ddim_step, lambda x, e, a, b: b**0.5 * (x - (1 - a) ** 0.5 * e) + (1 - b) ** 0.5 * e, "is faint"),
+    (checks.check_ddim_step, lambda x, e, a, b: x, "shares of the step before"),
     (checks.check_block_parameters, lambda d, w: 12 * d * w * w, "AdaLN is a matrix too"),
     (checks.check_block_parameters, lambda d, w: 13 * d * w * w, "six vectors, not one"),
     (checks.check_block_parameters, lambda d, w: 14 * d * w * w, "two matrices, to 4 D and back"),

@@ -21,6 +21,7 @@ from minivar.book.exercises.chapter11 import (
     check_entropy,
     check_power_law,
 )
+from minivar.book.exercises.chapter12 import check_ddim_step, check_hidden_counts, check_keep_surest, check_mix
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 
 __all__ = [
@@ -57,6 +58,10 @@ __all__ = [
     "check_block_parameters",
     "check_entropy",
     "check_power_law",
+    "check_ddim_step",
+    "check_hidden_counts",
+    "check_keep_surest",
+    "check_mix",
     "check_state_bytes",
     "check_step_plan",
     "check_ten_crops",
