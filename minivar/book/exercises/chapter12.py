@@ -145,7 +145,7 @@ def _mix_linear(picture: Tensor, noise: Tensor, kept: float) -> Tensor:
 
 
 def check_ddim_step(fn: Callable[[Tensor, Tensor, float, float], object]) -> bool:
-    """``fn(x_t, epsilon, kept, kept_before)`` -> x_{t-1}: the picture that epsilon leaves, mixed with epsilon again."""
+    """``fn(x_t, epsilon, kept, kept_before)`` -> x_{t-1}: the picture that epsilon leaves, mixed with it again."""
     draw = torch.Generator().manual_seed(2)
     x, epsilon = (torch.randn(2, 3, generator=draw) for _ in range(2))
 

@@ -27,6 +27,13 @@ from minivar.book.plots.raster import (
     raster_neighbours,
     teacher_forcing,
 )
+from minivar.book.plots.rivals import (
+    learning_by_minute,
+    precision_and_recall,
+    published_field,
+    rungs,
+    side_points,
+)
 from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_line, roofline, time_bars
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
@@ -65,6 +72,7 @@ __all__ = [
     "image_grid",
     "kept_codes",
     "leakage",
+    "learning_by_minute",
     "line_panels",
     "loss_over_compute",
     "memory_bars",
@@ -73,15 +81,19 @@ __all__ = [
     "pair_counts",
     "phi_ticks",
     "power_laws",
+    "precision_and_recall",
+    "published_field",
     "raster_neighbours",
     "roofline",
     "rung_pictures",
+    "rungs",
     "save_figure",
     "save_images",
     "scale_colour",
     "scale_inputs",
     "seen_and_heldout",
     "show_image",
+    "side_points",
     "size_bias",
     "stack_rows",
     "staircase",
