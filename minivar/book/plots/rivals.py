@@ -69,7 +69,7 @@ def side_points(
     title: str,
     log: Sequence[str] = (),
 ) -> Figure:
-    """A row for each side, a panel for each number: a marker a seed, and a bar from end to end of the mean's interval.
+    """A row for each side, a panel for each number: a marker a seed, and a bar over the interval of the mean.
 
     The panels whose names are in ``log`` have a logarithmic axis.
     """
@@ -100,7 +100,7 @@ def side_points(
 def rungs(
     published: Mapping[str, float], measured: Mapping[str, Sequence[float]], labels: tuple[str, str], title: str
 ) -> Figure:
-    """The paper's ladder of ablations beside the same in miniature, each on an axis of its own; bars are intervals."""
+    """The paper's ladder of ablations beside the same in miniature, each on an axis of its own; lines: intervals."""
     figure, axes = plt.subplots(
         1, 2, figsize=(10.5, 0.4 * max(len(published), len(measured)) + 1.4), layout="constrained"
     )
