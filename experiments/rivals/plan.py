@@ -44,6 +44,16 @@ def plan(done: Done) -> list[Run | TokenizerRun]:
     return [run for run in runs if run in waiting or (run in needed and not run.is_here)]
 
 
+def as_long_as_var(best: dict[str, float], done: Done) -> list[Run]:
+    """Three seeds of every side that is quicker to train than VAR, for as many minutes as that took."""
+    runs = []
+    for seed, side in itertools.product(range(3), best):
+        minutes = [done.get(f"{each}-seed{seed}", {}).get("minutes") for each in ("var", side)]
+        if all(minutes) and minutes[0] > 1.05 * minutes[1]:
+            runs.append(Run(side, seed, best[side], "time", longer=round(minutes[0] / minutes[1], 2)))
+    return runs
+
+
 def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
     """All runs of a world, finished ones too."""
     sides = WORLDS[world]
@@ -62,6 +72,7 @@ def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
         runs += [Run(side, seed, rate, world=world) for side, rate in best.items() if seed < 3 or side in five]
     if world == "digits":
         runs += [Run(side, seed, best[side], "depth") for seed in range(3) for side in SHALLOW if side in best]
+        runs += as_long_as_var(best, done)
         if "var" in best:
             runs += [Run("var", seed, best["var"], "rungs", variant=rung) for seed in range(3) for rung in RUNGS]
             for seed, variant in itertools.product(range(3), VARIANTS):

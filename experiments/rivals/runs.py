@@ -37,7 +37,8 @@ RUNGS: dict[str, dict[str, object]] = {
     "no-attention-norm": {"model.l2_norm_attention": False},
     "larger": {"model.depth": 6},
 }
-SCORED = ("seeds", "depth", "rungs", "variants")  # parts of the plan
+SCORED = ("seeds", "depth", "rungs", "time", "variants")  # parts of the plan
+SUFFIXES = {"depth": "-shallow", "time": "-time"}  # of names
 # Matched depth, which is matched FLOPs: AdaLN costs parameters, but hardly any arithmetic.
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
 
@@ -105,6 +106,7 @@ class Run(Kept):
     part: str = "seeds"  # of the plan
     world: str = "digits"
     variant: str = ""
+    longer: float = 1.0  # part "time": so many times as many images, for as many minutes as VAR has
 
     @property
     def name(self) -> str:
@@ -112,14 +114,14 @@ class Run(Kept):
             return f"{self.side}-{self.variant}-seed{self.seed}"
         if self.part == "rates":
             return f"{prefix(self)}{self.side}-rate{self.rate * 1000:g}"
-        return f"{prefix(self)}{self.side}{'-shallow' if self.part == 'depth' else ''}-seed{self.seed}"
+        return f"{prefix(self)}{self.side}{SUFFIXES.get(self.part, '')}-seed{self.seed}"
 
     @property
     def preset(self) -> Preset:
         changes: dict[str, object] = {"model_train.seed": self.seed, "model_train.base_lr": self.rate}
         changes |= {"tokenizer_train.seed": self.seed % 3, **(VARIANTS | RUNGS).get(self.variant, {})}
-        if self.part == "rates":
-            changes["model_train.epochs"] = presets.get(preset_name(self)).model_train.epochs / 3
+        length = 1 / 3 if self.part == "rates" else self.longer
+        changes["model_train.epochs"] = presets.get(preset_name(self)).model_train.epochs * length
         if self.part == "depth":
             hidden = "mlp_ratio" if self.side.startswith("var") else "hidden"
             changes |= {"model.depth": 3, f"model.{hidden}": SHALLOW[self.side]}
