@@ -37,7 +37,7 @@ from minivar.book.plots.rivals import (
 from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_line, roofline, time_bars
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
-from minivar.book.plots.system import system_line
+from minivar.book.plots.system import system
 from minivar.book.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
 from minivar.book.plots.training import line_panels, training_curves, usage_bars
 
@@ -97,7 +97,7 @@ __all__ = [
     "size_bias",
     "stack_rows",
     "staircase",
-    "system_line",
+    "system",
     "teacher_forcing",
     "time_bars",
     "to_unit",

@@ -1,0 +1,33 @@
+"""The picture of the system: every part can be lit, and nothing else."""
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.colors import to_hex
+
+from minivar.book import plots
+from minivar.book.plots.system import LIT, PARTS
+
+
+def lit_boxes(figure) -> int:
+    return sum(to_hex(patch.get_facecolor()) == LIT.lower() for patch in figure.axes[0].patches)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_can_be_lit(part):
+    figure = plots.system((part,), "title")
+    assert lit_boxes(figure) == 1 and figure.axes[0].get_title() == "title"
+    plt.close(figure)
+
+
+def test_nothing_is_lit_unasked_and_the_simple_picture_has_no_formulas():
+    figure = plots.system()
+    assert lit_boxes(figure) == 0
+    assert any("hat f" in text.get_text() for text in figure.axes[0].texts)
+    simple = plots.system(simple=True)
+    assert not any("hat f" in text.get_text() for text in simple.axes[0].texts)
+    plt.close("all")
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(ValueError, match="Unknown part 'decode': expected one of image, encoder"):
+        plots.system(("decode",))
