@@ -31,3 +31,13 @@ def test_nothing_is_lit_unasked_and_the_simple_picture_has_no_formulas():
 def test_an_unknown_part_is_refused():
     with pytest.raises(ValueError, match="Unknown part 'decode': expected one of image, encoder"):
         plots.system(("decode",))
+
+
+def test_the_blocks_six_vectors_act_where_they_should():
+    texts = [(text.get_text(), text.get_position()) for text in plots.adaln_block("title").axes[0].texts]
+    where = {text: place for text, place in texts if text.startswith("$")}
+    for k in (1, 2):
+        norm, gate = (next(x for text, (x, _) in texts if f"{sign}_{k}" in text) for sign in ("(1 + s", "gamma"))
+        assert norm < gate and abs(where[rf"$\gamma_{k}$"][0] - gate) < 0.1
+        assert all(abs(where[f"${name}_{k}$"][0] - norm) < 0.3 for name in "sb")
+    plt.close("all")

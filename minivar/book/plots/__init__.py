@@ -14,6 +14,7 @@ from minivar.book.plots.base import (
     stack_rows,
     to_unit,
 )
+from minivar.book.plots.block import adaln_block
 from minivar.book.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
 from minivar.book.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
 from minivar.book.plots.duel import DUEL_STYLE, duel_guidance, duel_points
@@ -47,6 +48,7 @@ __all__ = [
     "MEMORY_PARTS",
     "ORDER_STYLE",
     "ablation",
+    "adaln_block",
     "attention_masks",
     "attention_pyramid",
     "balls",

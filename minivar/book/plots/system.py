@@ -59,7 +59,7 @@ def system(lit: Iterable[str] = (), title: str = "", simple: bool = False) -> Fi
         raise ValueError(f"Unknown part {sorted(unknown)[0]!r}: expected one of {', '.join(PARTS)}.")
     figure, ax = plt.subplots(figsize=(10.5, 3.5), layout="constrained")
     for name, box in PARTS.items():
-        _box(ax, box, LIT if name in lit else PLAIN)
+        draw_box(ax, box, LIT if name in lit else PLAIN)
     _quantiser(ax, simple)
     _pyramid(ax, PARTS["tokens"], "tokens" if simple else r"tokens $r_1, r_2, \ldots, r_K$")
     _sum(ax, PARTS["f_hat"], simple)
@@ -72,14 +72,18 @@ def system(lit: Iterable[str] = (), title: str = "", simple: bool = False) -> Fi
     return figure
 
 
-def _box(ax, box: Box, colour: str, size: float = 8.5) -> None:
+def draw_box(ax, box: Box, colour: str, size: float = 8.5) -> None:
+    """A rounded box with a text in it."""
     corner = (box.x - box.width / 2, box.y - box.height / 2)
     style = "round,pad=0.0,rounding_size=0.08"
     ax.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle=style, facecolor=colour, edgecolor=LINE))
     ax.text(box.x, box.y, box.text, ha="center", va="center", fontsize=size)
 
 
-def _arrow(ax, start: tuple[float, float], end: tuple[float, float], bend: float = 0.0, dashed: bool = False) -> None:
+def draw_arrow(
+    ax, start: tuple[float, float], end: tuple[float, float], bend: float = 0.0, dashed: bool = False
+) -> None:
+    """From one point to another."""
     style = {"arrowstyle": "-|>", "mutation_scale": 9, "color": LINE, "shrinkA": 0, "shrinkB": 0}
     style |= {"connectionstyle": f"arc3,rad={bend}", "ls": "--" if dashed else "-"}
     ax.add_patch(FancyArrowPatch(start, end, **style))
@@ -94,11 +98,11 @@ def _quantiser(ax, simple: bool) -> None:
         return
     y = box.y + 0.08
     for text, x in ROUND.items():
-        _box(ax, Box(x, y, 0.74, 0.5, text), "white", 7)
+        draw_box(ax, Box(x, y, 0.74, 0.5, text), "white", 7)
     places = list(ROUND.values())
     for before, after in zip(places, places[1:], strict=False):
-        _arrow(ax, (before + 0.37, y), (after - 0.37, y))
-    _arrow(ax, (places[-1], y - 0.25), (places[0], y - 0.25), bend=-0.1)
+        draw_arrow(ax, (before + 0.37, y), (after - 0.37, y))
+    draw_arrow(ax, (places[-1], y - 0.25), (places[0], y - 0.25), bend=-0.1)
     ax.text(
         box.x, y - 0.6, "what is left goes round, scale by scale", ha="center", va="center", fontsize=7, color="0.3"
     )
@@ -133,15 +137,15 @@ def _arrows(ax, simple: bool) -> None:
     """What goes where: to the right above, down, to the left below, and back to the transformer."""
     parts = PARTS
     for a, b in (("image", "encoder"), ("encoder", "features"), ("features", "quantiser"), ("quantiser", "tokens")):
-        _arrow(ax, (parts[a].x + parts[a].width / 2, UP), (parts[b].x - parts[b].width / 2, UP))
+        draw_arrow(ax, (parts[a].x + parts[a].width / 2, UP), (parts[b].x - parts[b].width / 2, UP))
     below = ("transformer", "drawing", "f_hat", "decoder", "samples", "judge")
     for a, b in zip(below, below[1:], strict=False):
-        _arrow(ax, (parts[a].x - parts[a].width / 2, DOWN), (parts[b].x + parts[b].width / 2, DOWN))
+        draw_arrow(ax, (parts[a].x - parts[a].width / 2, DOWN), (parts[b].x + parts[b].width / 2, DOWN))
     tokens, transformer, f_hat = parts["tokens"], parts["transformer"], parts["f_hat"]
-    _arrow(ax, (9.7, tokens.y - tokens.height / 2), (9.7, transformer.y + transformer.height / 2), dashed=True)
+    draw_arrow(ax, (9.7, tokens.y - tokens.height / 2), (9.7, transformer.y + transformer.height / 2), dashed=True)
     ax.text(9.76, 1.56, "to learn from", fontsize=7, color="0.3", va="center")
-    _arrow(ax, (f_hat.x, DOWN - f_hat.height / 2), (transformer.x, DOWN - transformer.height / 2), bend=0.17)
+    draw_arrow(ax, (f_hat.x, DOWN - f_hat.height / 2), (transformer.x, DOWN - transformer.height / 2), bend=0.17)
     back = "back, for the next scale" if simple else "averaged down: input of the next scale"
     ax.text(7.15, DOWN - 0.94, back, ha="center", va="center", fontsize=7, color="0.3")
-    _arrow(ax, (9.0, 1.5), (9.0, transformer.y + transformer.height / 2))
+    draw_arrow(ax, (9.0, 1.5), (9.0, transformer.y + transformer.height / 2))
     ax.text(8.95, 1.56, "class", ha="right", fontsize=7, color="0.3", va="center")
