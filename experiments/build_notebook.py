@@ -3,17 +3,22 @@
 python experiments/build_notebook.py draft.py 01_images_as_tokens      # writes notebooks/01_images_as_tokens.ipynb
 jupytext --to py:percent -o draft.py notebooks/01_images_as_tokens.ipynb    # the way back
 
-Figures are reduced to 256 colours, widget views to their plain text, consecutive prints to one output.
+A line "exercise: NAME" in a text becomes the heading of that exercise; its stub, hint and solution follow the cell
+(``minivar.book.exercises``). Figures are reduced to 256 colours, widget views to their plain text, consecutive prints
+to one output.
 """
 
 import argparse
 import base64
 import io
+import re
 import subprocess
 from pathlib import Path
 
 import nbformat
 from PIL import Image
+
+from minivar.book.exercises import REGISTRY
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -24,6 +29,25 @@ def smaller(png: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def expand(notebook) -> None:
+    """Put the exercises in their places."""
+    cells, number = [], 0
+    for cell in notebook.cells:
+        cells.append(cell)
+        asked = (
+            re.findall(r"^exercise: (\w+)$", cell.source, flags=re.MULTILINE) if cell.cell_type == "markdown" else []
+        )
+        for name in asked:
+            number += 1
+            exercise = REGISTRY[name]
+            heading = f"### Exercise {number} · {exercise.heading}"
+            cell.source = cell.source.replace(f"exercise: {name}", heading)
+            for kind, text, tags in exercise.cells():
+                new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
+                cells.append(new(text, metadata={"tags": tags} if tags else {}))
+    notebook.cells = cells
 
 
 def clean(notebook) -> None:
@@ -54,6 +78,9 @@ def main() -> None:
     args = parser.parse_args()
     path = NOTEBOOKS / f"{args.title}.ipynb"
     subprocess.run(["jupytext", "--quiet", "--to", "ipynb", args.script, "-o", path], check=True)
+    notebook = nbformat.read(path, as_version=4)
+    expand(notebook)
+    nbformat.write(notebook, path)
     subprocess.run(["ruff", "format", "--quiet", path], check=True)
     execute = ["jupyter", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--log-level=ERROR"]
     subprocess.run([*execute, "--ExecutePreprocessor.record_timing=False", path], check=True)

@@ -1,13 +1,11 @@
 """The book's notebooks: complete, with outputs, and with exercises whose stubs fail and whose solutions pass."""
 
 import ast
-import functools
 import json
 import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -89,7 +87,12 @@ def test_stubs_fail_and_solutions_pass(path, capsys):
     for stub, solution in exercises:
         *body, last = ast.parse(stub).body
         check = ast.unparse(last)
-        assert re.fullmatch(r"exercises\.check_\w+\(\w+\)", check)
+        if isinstance(last, ast.Assign):  # name = exercises.use(name): see below
+            name = last.targets[0].id
+            assert check == f"{name} = exercises.use({name})"
+            check = f"exercises.REGISTRY[{name!r}].check({name})"
+        else:
+            assert re.fullmatch(r"exercises\.check_\w+\(\w+\)", check)
         namespace: dict = {}
         exec(f"import torch\nfrom minivar.book import exercises\n{common}", namespace)
         exec("\n".join(ast.unparse(node) for node in body), namespace)
@@ -97,6 +100,67 @@ def test_stubs_fail_and_solutions_pass(path, capsys):
         assert "not yet" in capsys.readouterr().out
         exec(solution, namespace)
         assert eval(check, namespace) is True, f"{check}: {capsys.readouterr().out}"
+
+
+@by_name
+def test_the_page_shows_the_exercises_as_the_package_has_them(path):
+    cells, number = cells_of(path), 0
+    for i, cell in enumerate(cells):
+        called = re.search(r"^(\w+) = exercises\.use\(\1\)$", cell["source"], flags=re.MULTILINE)
+        if not called:
+            continue
+        exercise, number = checks.REGISTRY[called[1]], number + 1
+        assert f"### Exercise {number} · {exercise.heading}\n" in cells[i - 1]["source"]
+        for (kind, text, tags), shown in zip(exercise.cells(), cells[i:]):
+            assert (shown["cell_type"], shown["metadata"].get("tags", [])) == (kind, tags)
+            assert shown["source"] == text
+    assert not number or number == sum("exercise" in cell["metadata"].get("tags", []) for cell in cells)
+
+
+each = pytest.mark.parametrize("exercise", checks.REGISTRY.values(), ids=checks.REGISTRY)
+
+
+@each
+def test_the_solution_passes_and_the_stub_does_not(exercise, capsys):
+    assert exercise.check(exercise.solution)
+    namespace = {"exercises": checks}
+    exec(exercise.stub, namespace)
+    said = capsys.readouterr().out
+    assert "all" in said and "not yet, it raised NotImplementedError" in said
+    assert namespace[exercise.name] is exercise.solution  # the page goes on
+    assert exercise.way_in in said or len(exercise.way_in) > 100
+
+
+@each
+def test_three_mistakes_fail_each_with_its_sentence(exercise, capsys):
+    sentences = {sentence for sentence, _ in exercise.mistakes}
+    assert len(sentences) >= 3
+    for sentence, wrong in exercise.mistakes:
+        assert exercise.check(wrong) is False, sentence
+        said = capsys.readouterr().out
+        assert "not yet" in said and sentence in said, said
+        assert "tensor(" not in said  # nor the answer
+
+
+def test_an_answer_of_another_kind_is_told_so(capsys):
+    assert checks.REGISTRY["keep_surest"].check(lambda *given: None) is False
+    assert "A tensor is asked for" in capsys.readouterr().out
+    assert checks.REGISTRY["entropy"].check(lambda p: 0.1) is False
+    assert "not what the text asks for" in capsys.readouterr().out
+
+
+def test_a_right_answer_is_used_and_a_foreign_one_refused(capsys):
+    def entropy(p):
+        return -sum(float(x) * math.log(x) for x in p if x > 0)
+
+    assert checks.use(entropy) is entropy
+    assert "all 4 cases pass" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="No exercise asks for a function 'nothing': expected one of frechet"):
+        checks.use(nothing)
+
+
+def nothing():
+    pass
 
 
 # Wrong answers: what a check says of them --------------------------------------------------------------------------
@@ -197,133 +261,7 @@ def drawing(ramped=True, cached=True, summed=True, swapped=False, doubled=False)
     return draw
 
 
-def distance_of_means(a, b):
-    return float((a.mean(0) - b.mean(0)).square().sum())
-
-
-def frechet_by_entries(a, b):
-    cov_a, cov_b = (torch.cov(x.T).reshape(x.shape[1], x.shape[1]) for x in (a, b))
-    return distance_of_means(a, b) + float((cov_a + cov_b - 2 * (cov_a @ cov_b).clamp_min(0).sqrt()).trace())
-
-
-def frechet_of_biased_covariances(a, b):
-    shape = (a.shape[1], a.shape[1])
-    cov_a, cov_b = ((x - x.mean(0)).T @ (x - x.mean(0)) / len(x) for x in (a, b))
-    roots = torch.linalg.eigvals((cov_a @ cov_b).reshape(shape)).real.clamp_min(0).sqrt().sum()
-    return distance_of_means(a, b) + float(cov_a.trace() + cov_b.trace() - 2 * roots)
-
-
-def covered_by_own_neighbours(points, manifold, k):
-    radius = torch.cdist(points, points).kthvalue(min(k + 1, len(points)), dim=1).values
-    return (torch.cdist(points, manifold) <= radius[:, None]).any(1).float().mean().item()
-
-
-def covered_with_k(points, manifold, k):
-    radius = torch.cdist(manifold, manifold).kthvalue(k, dim=1).values
-    return (torch.cdist(points, manifold) <= radius).any(1).float().mean().item()
-
-
-def covering(points, manifold, k):
-    radius = torch.cdist(manifold, manifold).kthvalue(k + 1, dim=1).values
-    return (torch.cdist(points, manifold) <= radius).any(0).float().mean().item()
-
-
-def score_against_equal_shares(probs):
-    return (
-        (torch.xlogy(probs, probs) - torch.xlogy(probs, torch.tensor(1 / probs.shape[1]))).sum(1).mean().exp().item()
-    )
-
-
-def score_without_xlogy(probs):
-    return (probs * (probs / probs.mean(0)).log()).sum(1).mean().exp().item()
-
-
-def mean_of_batches(batches):
-    parts = [(x.mean(0), torch.cov(x.T) if len(x) > 1 else torch.zeros(3, 3)) for x in batches]
-    return tuple(torch.stack(each).mean(0) for each in zip(*parts))
-
-
-def best_of(bought):
-    """The curve whose lowest ``bought(compute, loss, budget)`` is lowest."""
-
-    def answer(curves, budget):
-        found = [bought(x, y, budget) for x, y in curves]
-        return int(np.argmin([part.min() if len(part) else np.inf for part in found]))
-
-    return answer
-
-
-def line_through_the_numbers(x, y):
-    slope, intercept = np.polyfit(x, y, 1)
-    return slope, math.exp(intercept / slope)
-
-
-def law_without_division(x, y):
-    slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
-    return slope, math.exp(intercept)
-
-
-def cosine_counts(tokens, steps, begin=1):
-    return [math.floor(tokens * math.cos(math.pi / 2 * i / steps) + 1e-9) for i in range(begin, begin + steps)]
-
-
-def keep(tokens, drawn, logits, count, mask, frozen=True, redraw=False, low=True):
-    hidden = tokens == mask
-    found = drawn if redraw else torch.where(hidden, drawn, tokens)
-    surety = logits.log_softmax(-1).gather(-1, found[..., None])[..., 0] * (1 if low else -1)
-    surety = surety.masked_fill(~hidden, math.inf) if frozen else surety
-    return found.scatter(-1, surety.argsort(-1)[:, :count], mask)
-
-
 WRONG = (
-    (
-        checks.check_hidden_counts,
-        lambda n, s: [math.floor(n * (1 - i / s)) for i in range(1, s + 1)],
-        "straight line",
-    ),
-    (checks.check_hidden_counts, lambda n, s: [n - i for i in cosine_counts(n, s)], "stay hidden"),
-    (checks.check_hidden_counts, lambda n, s: cosine_counts(n, s, 0), "after the first step"),
-    (checks.check_keep_surest, functools.partial(keep, redraw=True), "drawn anew"),
-    (checks.check_keep_surest, functools.partial(keep, frozen=False), "infinitely sure"),
-    (checks.check_keep_surest, functools.partial(keep, low=False), "the least sure"),
-    (checks.check_mix, lambda x, e, kept: kept * x + (1 - kept) * e, "take their roots"),
-    (checks.check_mix, lambda x, e, kept: kept**0.5 * e + (1 - kept) ** 0.5 * x, "have changed places"),
-    (checks.check_mix, lambda x, e, kept: kept**0.5 * x + (1 - kept**0.5) * e, "variances that add up"),
-    (checks.check_ddim_step, lambda x, e, a, b: (x - (1 - a) ** 0.5 * e) / a**0.5, "mixed with the noise again"),
-    (checks.check_ddim_step, lambda x, e, a, b: b**0.5 * (x - (1 - a) ** 0.5 * e) + (1 - b) ** 0.5 * e, "is faint"),
-    (checks.check_ddim_step, lambda x, e, a, b: x, "shares of the step before"),
-    (checks.check_block_parameters, lambda d, w: 12 * d * w * w, "AdaLN is a matrix too"),
-    (checks.check_block_parameters, lambda d, w: 13 * d * w * w, "six vectors, not one"),
-    (checks.check_block_parameters, lambda d, w: 14 * d * w * w, "two matrices, to 4 D and back"),
-    (checks.check_block_parameters, lambda d, w: 18 * w * w, "one block; there are d"),
-    (checks.check_power_law, line_through_the_numbers, "logarithms of both first"),
-    (checks.check_power_law, law_without_division, "divide it by alpha"),
-    (checks.check_power_law, lambda x, y: np.polyfit(np.log(x), y, 1), "Only one of the two axes"),
-    (checks.check_power_law, lambda x, y: (-2, 1), "not what the text asks for"),
-    (checks.check_entropy, lambda p: float(-(p[p > 0] * np.log2(p[p > 0])).sum()), "these are bits"),
-    (checks.check_entropy, lambda p: -float(np.log(p[p > 0]).mean()), "weighed by how often"),
-    (checks.check_entropy, lambda p: float((p[p > 0] * np.log(p[p > 0])).sum()), "minus the logarithm"),
-    (checks.check_entropy, lambda p: float(p.max()), "not what the text asks for"),
-    (checks.check_best_rung, lambda curves, budget: int(np.argmin([y[-1] for _, y in curves])), "end of training"),
-    (checks.check_best_rung, best_of(lambda x, y, budget: y[x <= budget][-1:]), "the last entry within"),
-    (checks.check_best_rung, best_of(lambda x, y, budget: y[x < budget]), "may be spent"),
-    (checks.check_frechet, distance_of_means, "means alone"),
-    (checks.check_frechet, frechet_by_entries, "meant of the matrix"),
-    (checks.check_frechet, frechet_of_biased_covariances, "divide by N, not by N - 1"),
-    (checks.check_frechet, lambda a, b: 1 / 0, "ZeroDivisionError"),
-    (checks.check_covered, covered_with_k, "the point itself"),
-    (checks.check_covered, covered_by_own_neighbours, "belongs to the manifold's point"),
-    (checks.check_covered, covering, "share of the balls"),
-    (
-        checks.check_inception,
-        lambda p: (p * (p / p.mean(0)).log()).sum(1).mean().exp().item(),
-        "0 times the logarithm",
-    ),
-    (checks.check_inception, score_against_equal_shares, "mean of all opinions"),
-    (checks.check_inception, lambda p: 0.0, "not what the text asks for"),
-    (checks.check_streaming, lambda b: (torch.cat(b).mean(0), torch.cov(torch.cat(b).T, correction=0)), "N, not by"),
-    (checks.check_streaming, lambda b: (b[-1].mean(0), torch.cov(b[-1].T)), "the last batch alone"),
-    (checks.check_streaming, mean_of_batches, "mean of means"),
     (checks.check_append, append_without_moving_on, "written over the one before"),
     (checks.check_append, append_and_return_new, "come back alone"),
     (checks.check_append, append_and_return_all, "The whole buffer"),

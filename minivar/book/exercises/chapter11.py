@@ -1,77 +1,21 @@
-"""Checks of the exercises of chapter 11: parameters of a rung, a power law, the floor, and what a budget buys."""
+"""Exercises of chapter 11: parameters of a rung, a power law, the floor, and what a budget buys."""
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from minivar.book.exercises.verdict import diagnose
-
-# How many parameters ----------------------------------------------------------------------------------------------
-
-
-def check_block_parameters(fn: Callable[[int, int], object]) -> bool:
-    """``fn(depth, width)`` -> entries of all matrices of the blocks of a VAR, its AdaLN included, as an int."""
-
-    def ask(*shape: int):
-        return lambda function: int(function(*shape))
-
-    return diagnose(
-        "block_parameters",
-        (("one block of width 1", ask(1, 1)), ("depth 2, width 32", ask(2, 32)), ("VAR-d16", ask(16, 1024))),
-        fn,
-        _block_parameters,
-        (
-            ("The MLP is two matrices, to 4 D and back: 8 D^2.", partial(_block_parameters, mlp=4)),
-            ("Attention has four matrices: q, k, v, and the way out.", partial(_block_parameters, attention=3)),
-            ("AdaLN is a matrix too: it maps the class to six vectors.", partial(_block_parameters, adaln=0)),
-            ("AdaLN makes six vectors, not one.", partial(_block_parameters, adaln=1)),
-            ("That is one block; there are d of them.", lambda depth, width: _block_parameters(1, width)),
-        ),
-    )
-
-
-def _block_parameters(depth: int, width: int, attention: int = 4, mlp: int = 8, adaln: int = 6) -> int:
-    return depth * (attention + mlp + adaln) * width**2
-
+from minivar.book.exercises.exercise import Exercise
 
 # A power law ------------------------------------------------------------------------------------------------------
 
-SIZES = np.array([0.06, 0.2, 0.7, 2.1, 8.0])
-LOSSES = (4.0 * SIZES) ** -0.25 * np.array([1.01, 0.98, 1.02, 1.0, 0.99])
+
+def power_law(x, y):
+    """Sizes x and losses y, arrays (M,) -> (alpha, beta) of the law (beta x)^alpha nearest in logarithms."""
+    alpha, intercept = np.polyfit(np.log(x), np.log(y), 1)
+    return float(alpha), float(np.exp(intercept / alpha))
 
 
-def check_power_law(fn: Callable[[np.ndarray, np.ndarray], object]) -> bool:
-    """``fn(x, y)`` -> (alpha, beta) of the power law y = (beta x)^alpha that is nearest in logarithms, floats."""
-
-    def ask(x, y, which: int):
-        return lambda function: float(function(np.array(x), np.array(y))[which])
-
-    line = [1.0, 10.0, 100.0]
-    return diagnose(
-        "power_law",
-        (
-            ("the exponent of y = x^-2", ask(line, [1.0, 1e-2, 1e-4], 0)),
-            ("beta of y = x^-2", ask(line, [1.0, 1e-2, 1e-4], 1)),
-            ("the exponent of five runs", ask(SIZES, LOSSES, 0)),
-            ("beta of five runs", ask(SIZES, LOSSES, 1)),
-        ),
-        fn,
-        _power_law,
-        (
-            ("The line is fitted to the numbers themselves: take the logarithms of both first.", _straight_line),
-            ("Only one of the two axes is logarithmic.", partial(_power_law, only="x")),
-            ("Only one of the two axes is logarithmic.", partial(_power_law, only="y")),
-            (
-                "The intercept is alpha log beta: divide it by alpha before you take the exponential.",
-                partial(_power_law, divide=False),
-            ),
-            ("The logarithms are of base 10 on one side and natural on the other.", partial(_power_law, mixed=True)),
-        ),
-    )
-
-
-def _power_law(x, y, only: str = "", divide: bool = True, mixed: bool = False) -> tuple[float, float]:
+def _law(x, y, only: str = "", divide: bool = True, mixed: bool = False) -> tuple[float, float]:
     log_x, log_y = (np.log(v) if only in ("", name) else v for name, v in (("x", x), ("y", y)))
     slope, intercept = np.polyfit(log_x, log_y, 1)
     exponent = intercept / slope if divide else intercept
@@ -83,82 +27,119 @@ def _straight_line(x, y) -> tuple[float, float]:
     return float(slope), float(np.exp(intercept / slope))
 
 
+def _ask_law(x, y, which: int):
+    return lambda function: float(function(np.array(x), np.array(y))[which])
+
+
+LINE = ([1.0, 10.0, 100.0], [1.0, 1e-2, 1e-4])
+SIZES = np.array([0.06, 0.2, 0.7, 2.1, 8.0])
+LOSSES = (4.0 * SIZES) ** -0.25 * np.array([1.01, 0.98, 1.02, 1.0, 0.99])
+
+POWER_LAW = Exercise(
+    power_law,
+    title="The line",
+    stars=1,
+    minutes=8,
+    way_in="np.polyfit(..., ..., 1) gives slope and intercept of a line",
+    hint="The intercept of the line is $\\alpha \\log \\beta$.",
+    remark="`scaling.fit_power_law` does this, and also says how straight the line is, by Pearson's $r$.",
+    cases=(
+        ("the exponent of y = x^-2", _ask_law(*LINE, 0)),
+        ("beta of y = x^-2", _ask_law(*LINE, 1)),
+        ("the exponent of five runs", _ask_law(SIZES, LOSSES, 0)),
+        ("beta of five runs", _ask_law(SIZES, LOSSES, 1)),
+    ),
+    mistakes=(
+        ("The line is fitted to the numbers themselves: take the logarithms of both first.", _straight_line),
+        ("Only one of the two axes is logarithmic.", partial(_law, only="x")),
+        ("Only one of the two axes is logarithmic.", partial(_law, only="y")),
+        ("The intercept is alpha log beta: divide by alpha before the exponential.", partial(_law, divide=False)),
+        ("The logarithms are of base 10 on one side and natural on the other.", partial(_law, mixed=True)),
+    ),
+)
+
+# How many parameters ----------------------------------------------------------------------------------------------
+
+
+def block_parameters(depth, width):
+    """Entries of the matrices in all blocks, AdaLN's included."""
+    attention, mlp, adaln = 4, 8, 6
+    return depth * (attention + mlp + adaln) * width**2
+
+
+def _blocks(depth: int, width: int, attention: int = 4, mlp: int = 8, adaln: int = 6) -> int:
+    return depth * (attention + mlp + adaln) * width**2
+
+
+def _ask_shape(*shape: int):
+    return lambda function: int(function(*shape))
+
+
+BLOCK_PARAMETERS = Exercise(
+    block_parameters,
+    title="The rule",
+    stars=1,
+    minutes=5,
+    way_in="attention, MLP, AdaLN: so many times width squared, in every block",
+    remark="With $D = 64\\,d$ this is the paper's $18 \\cdot 64^2\\, d^3 = 73{,}728\\,d^3$.",
+    cases=(
+        ("one block of width 1", _ask_shape(1, 1)),
+        ("depth 2, width 32", _ask_shape(2, 32)),
+        ("VAR-d16", _ask_shape(16, 1024)),
+    ),
+    mistakes=(
+        ("The MLP is two matrices, to 4 D and back: 8 D^2.", partial(_blocks, mlp=4)),
+        ("Attention has four matrices: q, k, v, and the way out.", partial(_blocks, attention=3)),
+        ("AdaLN is a matrix too: it maps the class to six vectors.", partial(_blocks, adaln=0)),
+        ("AdaLN makes six vectors, not one.", partial(_blocks, adaln=1)),
+        ("That is one block; there are d of them.", lambda depth, width: _blocks(1, width)),
+    ),
+)
+
 # What no model can undercut ---------------------------------------------------------------------------------------
 
 
-def check_entropy(fn: Callable[[Sequence[float]], object]) -> bool:
-    """``fn(p)`` -> the lowest mean cross-entropy that any model reaches on tokens drawn from p (V,), in nats."""
-
-    def ask(*p: float):
-        return lambda function: float(function(np.array(p)))
-
-    return diagnose(
-        "floor",
-        (
-            ("a fair coin", ask(0.5, 0.5)),
-            ("512 codes, all alike", ask(*[1 / 512] * 512)),
-            ("three codes, one of which never comes", ask(0.75, 0.25, 0.0)),
-            ("a token that is always the same", ask(1.0)),
-        ),
-        fn,
-        _entropy,
-        (
-            ("Nats are natural logarithms; these are bits.", lambda p: _entropy(p) / np.log(2)),
-            ("The surprises -log p have to be weighed by how often they come, p.", _mean_surprise),
-            ("A surprise is minus the logarithm: a loss is not negative.", lambda p: -_entropy(p)),
-            ("That is the surprise of the likeliest code alone.", lambda p: -float(np.log(p.max()))),
-        ),
-    )
-
-
-def _entropy(p) -> float:
-    p = np.asarray(p, dtype=float)
+def entropy(p):
+    """The lowest mean cross-entropy that a model reaches on tokens drawn from p (V,), in nats."""
     p = p[p > 0]
     return float(-(p * np.log(p)).sum())
 
 
-def _mean_surprise(p) -> float:
-    return float(-np.log(p[p > 0]).mean())
+def _ask_tokens(*p: float):
+    return lambda function: float(function(np.array(p)))
 
+
+ENTROPY = Exercise(
+    entropy,
+    title="The floor of a die",
+    stars=1,
+    minutes=8,
+    way_in="a code that comes with probability p costs -log p, and comes with probability p",
+    remark="Codes that never come cost nothing: $p \\log p \\to 0$.",
+    cases=(
+        ("a fair coin", _ask_tokens(0.5, 0.5)),
+        ("512 codes, all alike", _ask_tokens(*[1 / 512] * 512)),
+        ("three codes, one of which never comes", _ask_tokens(0.75, 0.25, 0.0)),
+        ("a token that is always the same", _ask_tokens(1.0)),
+    ),
+    mistakes=(
+        ("Nats are natural logarithms; these are bits.", lambda p: entropy(p) / float(np.log(2))),
+        ("The surprises -log p have to be weighed by how often they come, p.", lambda p: -np.log(p[p > 0]).mean()),
+        ("A surprise is minus the logarithm: a loss is not negative.", lambda p: -entropy(p)),
+        ("That is the surprise of the likeliest code alone.", lambda p: -np.log(p.max())),
+    ),
+)
 
 # What a budget buys -----------------------------------------------------------------------------------------------
 
 
-def check_best_rung(fn: Callable[[Sequence, float], object]) -> bool:
-    """``fn(curves, budget)`` -> which of the curves, [(compute, loss)], has the lowest loss within a budget, an int.
-
-    ``compute`` (M,) ascends; a curve that has not begun by then does not count, and a lower loss is kept.
-    """
-    small = (np.array([1.0, 2.0, 4.0, 8.0]), np.array([6.0, 5.0, 4.8, 4.7]))
-    middle = (np.array([3.0, 6.0, 12.0, 24.0]), np.array([5.5, 4.5, 4.9, 4.85]))  # goes astray after 6
-    large = (np.array([10.0, 20.0, 40.0, 80.0]), np.array([5.2, 4.4, 3.9, 3.5]))
-    curves = [small, middle, large]
-
-    def ask(budget: float):
-        return lambda function: int(function(curves, budget))
-
-    return diagnose(
-        "best_rung",
-        (
-            ("a budget of 2: one rung has begun", ask(2.0)),
-            ("a budget of 4", ask(4.0)),
-            ("a budget of 8", ask(8.0)),
-            ("a budget of 13, when the second has gone astray", ask(13.0)),
-            ("a budget of 20", ask(20.0)),
-            ("a budget of 100", ask(100.0)),
-        ),
-        fn,
-        _best_rung,
-        (
-            ("The budget is ignored: these are the losses at the end of training.", _best_at_the_end),
-            ("Entries beyond the budget are not bought.", partial(_best_rung, beyond=True)),
-            ("The budget itself may be spent: compute <= budget.", partial(_best_rung, strict=True)),
-            ("That is the last entry within the budget, not the lowest.", partial(_best_rung, last=True)),
-        ),
-    )
+def best_rung(curves, budget):
+    """Which of the curves, (compute, loss) each, has reached the lowest loss within a budget."""
+    reached = [loss[compute <= budget] for compute, loss in curves]
+    return int(np.argmin([part.min() if len(part) else np.inf for part in reached]))
 
 
-def _best_rung(curves, budget: float, strict=False, last=False, beyond=False) -> int:
+def _rung(curves, budget: float, strict=False, last=False, beyond=False) -> int:
     losses = []
     for compute, loss in curves:
         inside = loss[compute < budget] if strict else loss[compute <= budget]
@@ -168,5 +149,39 @@ def _best_rung(curves, budget: float, strict=False, last=False, beyond=False) ->
     return int(np.argmin(losses))
 
 
-def _best_at_the_end(curves, budget: float) -> int:
-    return int(np.argmin([loss[-1] for _, loss in curves]))
+CURVES = (
+    (np.array([1.0, 2.0, 4.0, 8.0]), np.array([6.0, 5.0, 4.8, 4.7])),
+    (np.array([3.0, 6.0, 12.0, 24.0]), np.array([5.5, 4.5, 4.9, 4.85])),  # goes astray after 6
+    (np.array([10.0, 20.0, 40.0, 80.0]), np.array([5.2, 4.4, 3.9, 3.5])),
+)
+
+
+def _ask_budget(budget: float):
+    return lambda function: int(function(list(CURVES), budget))
+
+
+BEST_RUNG = Exercise(
+    best_rung,
+    title="The best rung",
+    stars=2,
+    minutes=10,
+    way_in="loss[compute <= budget] is what a curve has seen by then",
+    remark="`scaling.frontier` does this for many budgets, and interpolates between the entries of a curve.",
+    cases=(
+        ("a budget of 2: one rung has begun", _ask_budget(2.0)),
+        ("a budget of 4", _ask_budget(4.0)),
+        ("a budget of 8", _ask_budget(8.0)),
+        ("a budget of 13, when the second has gone astray", _ask_budget(13.0)),
+        ("a budget of 20", _ask_budget(20.0)),
+        ("a budget of 100", _ask_budget(100.0)),
+    ),
+    mistakes=(
+        (
+            "The budget is ignored: these are the losses at the end of training.",
+            lambda curves, budget: int(np.argmin([loss[-1] for _, loss in curves])),
+        ),
+        ("Entries beyond the budget are not bought.", partial(_rung, beyond=True)),
+        ("The budget itself may be spent: compute <= budget.", partial(_rung, strict=True)),
+        ("That is the last entry within the budget, not the lowest.", partial(_rung, last=True)),
+    ),
+)
