@@ -1,9 +1,10 @@
 """The head-to-head of chapter 08 and the rivals of chapter 12, nine sides and one training loop.
 
 python -m experiments.rivals train           # all runs in their order; two of these may work side by side
-python -m experiments.rivals train rates     # only the runs of one part of the plan: tokenizers, rates, seeds, depth
+python -m experiments.rivals train rates     # only the runs of one part of the plan: rates, seeds, depth, rungs, time
 python -m experiments.rivals collect         # results of finished runs -> data/results/rivals.json
 python -m experiments.rivals frontier        # of seed 0: precision and recall over guidance and nucleus
+python -m experiments.rivals rejection       # of three seeds of two sides: what a classifier's choice does and costs
 python -m experiments.rivals seconds         # of seed 0: how long an image takes, on a quiet machine
 
 What is compared, on the digits (for the emoji see presets.duel). Equal parameters: 1.00 million, within .3 %, of a
@@ -16,7 +17,11 @@ validation digits, in runs of a third of the length with a seed of their own, an
 lies at the edge. Guidance, of the same values for every side: by 800 samples of a seed of their own against the
 validation digits, the smallest mean of both judges' Frechet ratios; of VAR also whether it ramps up over the scales,
 as in the paper, or is the same for all of them, as in raster order; of MaskGIT also the noise of its choice. What is
-reported are 2,000 samples against the held-out digits.
+reported are 2,000 samples against the held-out digits, and as many without guidance or filters ("plain").
+
+Beside equal images: equal time ("time": every side that is quicker to train goes on for VAR's minutes), equal depth
+("depth": what AdaLN costs in parameters is not made up by a fourth block), the rungs of the paper's ablation that need
+a training of their own ("rungs"), and the tokenizer's own questions ("variants").
 
 A run takes six to twelve minutes of one core, scores included, of DiT twenty: set OMP_NUM_THREADS=1. Runs resume, and
 those in rivals.json are not repeated. Runs and their checkpoints lie in runs/rivals; results are kept beside them

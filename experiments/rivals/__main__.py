@@ -25,7 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=rivals.__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("train").add_argument("part", nargs="?", choices=("rates", *SCORED))
-    others = {"collect": collect, "frontier": measures.frontier, "seconds": measures.seconds}
+    others = {"collect": collect, "frontier": measures.frontier, "rejection": measures.rejection}
+    others["seconds"] = measures.seconds
     for name in others:
         commands.add_parser(name)
     args = parser.parse_args()

@@ -10,8 +10,10 @@ import torch
 from experiments.jobs import write_json
 from experiments.rivals.runs import RESULTS, RUNS, SCORED, Run, results
 from experiments.rivals.scoring import GUIDANCE, NUCLEUS, STEPS, judged, load, settings
-from minivar import checkpoints, sampling
+from minivar import checkpoints, data, evaluation, sampling
 from minivar.machine import describe_machine
+
+ACCEPTED, REJECTING = (1.0, 0.5, 0.25, 0.1), ("var", "gpt2")  # shares of the drawings; sides
 
 
 def runs_here() -> list[Run]:
@@ -37,6 +39,29 @@ def frontier() -> None:
             rows[run.side].append({"guidance": guidance, "nucleus": nucleus, **scores})
         write_json(RESULTS, found)
         print(run.side, flush=True)
+
+
+def rejection() -> None:
+    """Three seeds of VAR and of the GPT-2 style: of 1 / share as many drawings those that the classifier likes best.
+
+    At the settings of the run; share 1 is everything. The other judge never saw the classifier's labels.
+    """
+    found = json.loads(RESULTS.read_text())
+    rows = found.setdefault("rejection", {})
+    train, heldout = data.load("digits", evaluation.OTHERS["heldout"]), data.load("digits", "heldout")
+    classifier, labels = evaluation.load_digit_classifier()[0], torch.arange(2000) % 10
+    for run in runs_here():
+        if run.side not in REJECTING or run.part != "seeds" or run.world != "digits" or run.name in rows:
+            continue
+        tokenizer, model = load(run)
+        how, rows[run.name] = results()[run.name]["scores"]["settings"], []
+        for share in ACCEPTED:
+            images = evaluation.draw_accepted(model, tokenizer, labels, classifier, share, 0, 100, **how)
+            rows[run.name].append(
+                {"share": share, **evaluation.score_samples(images, labels, train, heldout, "digits")}
+            )
+        write_json(RESULTS, found)
+        print(run.name, flush=True)
 
 
 def seconds() -> None:
