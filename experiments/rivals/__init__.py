@@ -1,7 +1,7 @@
 """The head-to-head of chapter 08 and the rivals of chapter 12, nine sides and one training loop.
 
 python -m experiments.rivals train           # all runs in their order; two of these may work side by side
-python -m experiments.rivals train rates     # only the runs of one part of the plan: rates, seeds, depth, rungs, time
+python -m experiments.rivals train rates     # the runs of one part of the plan: rates, seeds, depth, rungs, time ...
 python -m experiments.rivals collect         # results of finished runs -> data/results/rivals.json
 python -m experiments.rivals frontier        # of seed 0: precision and recall over guidance and nucleus
 python -m experiments.rivals rejection       # of three seeds of two sides: what a classifier's choice does and costs
@@ -19,8 +19,8 @@ validation digits, the smallest mean of both judges' Frechet ratios; of VAR also
 as in the paper, or is the same for all of them, as in raster order; of MaskGIT also the noise of its choice. What is
 reported are 2,000 samples against the held-out digits, and as many without guidance or filters ("plain").
 
-Beside equal images: equal time ("time": every side that is quicker to train goes on for VAR's minutes), equal depth
-("depth": what AdaLN costs in parameters is not made up by a fourth block), the rungs of the paper's ablation that need
+Beside equal images: equal time ("time": every side that is quicker to train goes on for VAR's minutes); equal depth
+("depth": what AdaLN costs in parameters is not made up by a fourth block), rungs of the paper's ablation that need
 a training of their own ("rungs"), and the tokenizer's own questions ("variants").
 
 A run takes six to twelve minutes of one core, scores included, of DiT twenty: set OMP_NUM_THREADS=1. Runs resume, and

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Settings = dict[str, object]  # of the loop that draws
 GUIDANCE = (1.0, 1.25, 1.5, 2.0, 3.0)  # LlamaGen's convention, 1: none; VAR's cfg is one less
 NUCLEUS = (1.0, 0.95, 0.9, 0.8)
-TOP_K = (64, 128, 256)  # of 512 codes; the paper's 900 of 4,096 would be 112
+TOP_K = (16, 32, 64, 128, 256)  # of 512 codes; the paper's 900 of 4,096 would be 112
 STEPS = {"maskgit": 12, "dit": 50, "dit-pixels": 50}
 
 
