@@ -6,15 +6,20 @@ import re
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from minivar import checkpoints, sampling
-from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
+from minivar.cli.shared import (
+    MOST_IMAGES,
+    PICTURES,
+    SHIPPED_OPTION,
+    add_device_arguments,
+    check_number,
+    output,
+    save_npz,
+)
 from minivar.distributed import find_device, join_ranks
 from minivar.evaluation import write_samples
-from minivar.files import write_atomically
 from minivar.models import VAR
 from minivar.precision import computing, convolution_order
 
@@ -117,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     images = torch.cat(parts)
     plots.save_images(images, out, columns=len(classes) if len(classes) > 1 else 10)
     if npz:
-        write_atomically(npz, lambda path: _save_npz(path, images, labels))
+        save_npz(npz, images, labels=labels)
     print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
 
 
@@ -186,9 +191,3 @@ def _economies(args: argparse.Namespace, model, device: torch.device) -> dict[st
         refiner = checkpoints.load(Path(args.refiner) / "var.safetensors", "VAR")[0].to(device)
     economy.check_for(model, refiner)
     return {"economy": economy, "refiner": refiner and sampling.packed(refiner)}
-
-
-def _save_npz(path: Path, images: Tensor, labels: Tensor) -> None:
-    pixels = images.squeeze(1) if images.shape[1] == 1 else images
-    with open(path, "wb") as file:
-        np.savez_compressed(file, images=pixels.numpy().astype(np.float32), labels=labels.numpy())

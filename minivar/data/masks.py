@@ -44,12 +44,12 @@ def brush_mask(size: Size, points: Sequence[tuple[float, float]], radius: float)
     return keep
 
 
-def read_mask(path: Path | str, size: Size) -> Tensor:
-    """A mask from a picture of that size: what is white, at least half as bright, is to be filled.
+def read_mask(path: Path | str, size: Size, resize: bool = False) -> Tensor:
+    """A mask from a picture: what is white, or at least half as bright, is to be filled.
 
-    Raises ``DataError`` for what is no picture, has another size, or has nothing to fill or to keep.
+    Raises ``DataError`` for what is no picture, of another size unless ``resize``, or has nothing to fill or to keep.
     """
-    keep = read_pixels(path, 1, size)[0, 0] < 128
+    keep = read_pixels(path, 1, size, resize)[0, 0] < 128
     check_mask(keep, size, f"The mask {path}")
     return keep
 

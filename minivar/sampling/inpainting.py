@@ -99,11 +99,16 @@ def _places(side: int, before: int, after: int) -> list[tuple[int, int]]:
     return [(before, 0), *backwards, *forwards]
 
 
-def _check(model: Generator, images: Tensor, labels: Tensor, feather: int, passes: int) -> None:
+def check_editable(model: Generator) -> None:
+    """Raise ``ValueError`` unless this model draws tokens."""
     if not isinstance(model, VAR | GPT | MaskGIT):
         raise ValueError(
             f"Editing keeps some tokens and draws others: expected VAR, GPT or MaskGIT; got a {type(model).__name__}."
         )
+
+
+def _check(model: Generator, images: Tensor, labels: Tensor, feather: int, passes: int) -> None:
+    check_editable(model)
     if images.dim() != 4 or len(labels) != len(images):
         raise ValueError(
             f"Expected images (B, C, height, width) and a label for each; got {tuple(images.shape)} and "
