@@ -15,7 +15,7 @@ from minivar.sampling.editing import edit, masks_per_scale
 from minivar.sampling.eight_bits import eight_bits
 from minivar.sampling.filters import filter_descending, filter_logits, guide
 from minivar.sampling.generation import generate
-from minivar.sampling.inpainting import check_editable, composite, extended, inpaint, kept_cells, outpaint
+from minivar.sampling.inpainting import check_editable, composite, extended, inpaint, kept_cells, outpaint, redraw
 from minivar.sampling.kv_cache import KVCache, cache_bytes, images_at_once
 from minivar.sampling.masked import hidden_counts, hidden_share, sample_masked
 from minivar.sampling.next_scale import ScaleState, check_sampling, sample, sample_scales
@@ -55,6 +55,7 @@ __all__ = [
     "kept_cells",
     "outpaint",
     "packed",
+    "redraw",
     "sample",
     "sample_diffusion",
     "sample_economically",

@@ -124,13 +124,26 @@ def _completed(model, tokenizer, images, labels, keep, feather, passes, generato
     cells = kept_cells(tokenizer, keep)
     surroundings = completed = extended(images, keep)
     for _ in range(passes):
-        drawn = _drawn(model, tokenizer, completed, labels, cells, generator, settings)
+        drawn = redraw(model, tokenizer, completed, labels, cells, generator, **settings)
         completed = composite(surroundings, drawn.images * 2 - 1, keep, feather)
     return completed, drawn.tokens
 
 
-def _drawn(model, tokenizer, images, labels, cells, generator, settings) -> Sample:
-    """Anew in the cells that do not stay, bool (h, w): by the loop that the model needs."""
+@torch.no_grad()
+def redraw(
+    model: VAR | GPT | MaskGIT,
+    tokenizer: VQVAE,
+    images: Tensor,
+    labels: Tensor,
+    cells: Tensor,
+    generator: torch.Generator | None = None,
+    **settings,
+) -> Sample:
+    """``edit`` by the loop that the model needs: tokens stay in ``cells``, bool (h, w), and are drawn in the others.
+
+    To MaskGIT those that stay are shown from the beginning. Raster order knows of them when it has come past them:
+    what it draws above or to the left of them is drawn without them, and it can only complete downwards.
+    """
     if isinstance(model, VAR):
         return edit(model, tokenizer, images, labels, cells, generator=generator, **settings)
     given_BN = tokenizer.encode(images)[0].where(cells.flatten(), -1)
