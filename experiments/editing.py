@@ -199,7 +199,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     found = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    found["how"] = {"count": args.count, "passes": PASSES, "guidance": GUIDANCE}
+    how = {"count": args.count, "passes": PASSES, "guidance": GUIDANCE}
+    if found.setdefault("how", how) != how:
+        parser.error(f"{args.out} was measured with {found['how']}, and this would be with {how}: expected the same.")
     found["machine"] = describe_machine(torch.device("cpu"))
     for side in sides(args):
         for each in (None, side):  # the references first
