@@ -23,6 +23,7 @@ TESTS = {
     "sampling/config": ["raster_training", "train"],
     "sampling/drawing": ["sampler", "raster", "smooth_sampling", *PUBLISHED],
     "sampling/editing": ["sampler", "parity::test_editing"],
+    "sampling/inpainting": ["editing_pixels"],
     "sampling/filters": ["sampler", "raster", *PUBLISHED],
     "sampling/generation": ["raster_training"],
     "sampling/kv_cache": [

@@ -58,13 +58,13 @@ def test_digits_of_28_pixels_pass_through_a_grid_of_4():
     config = tokenizer_config(image_size=28, nets=NETS.__class__(**{**NETS.__dict__, "patch": 2}))
     tokenizer = wake(VQVAE(config))
     assert config.nets.stride == 8
-    assert tokenizer._padding == (2, 2, 2, 2)  # to 32 x 32
+    assert tokenizer.padding == (2, 2, 2, 2)  # to 32 x 32
     images = torch.rand(2, 1, 28, 28) * 2 - 1
     assert tokenizer.features(images).shape == (2, 4, 4, 4)
     assert tokenizer.decode(tokenizer.encode(images)).shape == (2, 1, 28, 28)
 
 
-def test_padding_repeats_the_border_and_is_cropped_at_the_same_place():
+def testpadding_repeats_the_border_and_is_cropped_at_the_same_place():
     tokenizer = VQVAE(tokenizer_config(image_size=13))  # 13 -> 16: one pixel left and above, two right and below
     seen = []
     tokenizer.encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))

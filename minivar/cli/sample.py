@@ -6,9 +6,7 @@ import re
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from minivar import checkpoints, presets, sampling
 from minivar.cli.shared import (
@@ -19,10 +17,10 @@ from minivar.cli.shared import (
     add_device_arguments,
     check_number,
     output,
+    save_npz,
 )
 from minivar.distributed import find_device, join_ranks
 from minivar.evaluation import candidates, in_batches, load_digit_classifier, surest, write_samples
-from minivar.files import write_atomically
 from minivar.models import VAR
 from minivar.precision import computing, convolution_order
 
@@ -129,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
         images = images[surest(in_batches(load_digit_classifier()[0], images * 2 - 1), labels, wanted)]
     plots.save_images(images, out, columns=len(classes) if len(classes) > 1 else 10)
     if npz:
-        write_atomically(npz, lambda path: _save_npz(path, images, wanted))
+        save_npz(npz, images, labels=wanted)
     print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
 
 
@@ -210,9 +208,3 @@ def _economies(args: argparse.Namespace, model, device: torch.device) -> dict[st
         refiner = checkpoints.load(Path(args.refiner) / "var.safetensors", "VAR")[0].to(device)
     economy.check_for(model, refiner)
     return {"economy": economy, "refiner": refiner and sampling.packed(refiner)}
-
-
-def _save_npz(path: Path, images: Tensor, labels: Tensor) -> None:
-    pixels = images.squeeze(1) if images.shape[1] == 1 else images
-    with open(path, "wb") as file:
-        np.savez_compressed(file, images=pixels.numpy().astype(np.float32), labels=labels.numpy())

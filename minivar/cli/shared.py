@@ -5,7 +5,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from torch import Tensor
+
 from minivar.data import DATA_ROOT
+from minivar.files import write_atomically
 from minivar.precision import PRECISIONS
 
 SHIPPED = DATA_ROOT / "checkpoints" / "digits"
@@ -63,3 +67,15 @@ def output(name: str, suffixes: tuple[str, ...] = ()) -> Path:
     if path.exists() and not os.access(path, os.W_OK):
         raise ValueError(f"Cannot write {path}: expected a file that may be replaced.")
     return path
+
+
+def save_npz(path: Path, images: Tensor, **others: Tensor) -> None:
+    """Images (N, C, H, W) in [0, 1], float32 and without a single channel, and other arrays by name."""
+    pixels = images.squeeze(1) if images.shape[1] == 1 else images
+    arrays = {"images": pixels.float(), **others}
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **{name: value.numpy() for name, value in arrays.items()})
+
+    write_atomically(path, write)

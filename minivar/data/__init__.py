@@ -22,6 +22,7 @@ from minivar.data.emoji_world import by_style, emoji_listing, load_emoji_world
 from minivar.data.feeding import Feed, default_workers
 from minivar.data.folders import FolderSet
 from minivar.data.loading import find_split, load
+from minivar.data.masks import box_mask, brush_mask, check_mask, read_mask, read_picture
 from minivar.data.pictures import CROPS, central_square
 from minivar.data.shards import ShardSet, write_shards
 from minivar.data.views import balanced, emoji_views, jitter, jittered, mirrored
@@ -40,8 +41,11 @@ __all__ = [
     "Labels",
     "ShardSet",
     "balanced",
+    "box_mask",
+    "brush_mask",
     "by_style",
     "central_square",
+    "check_mask",
     "default_workers",
     "emoji_listing",
     "emoji_views",
@@ -54,6 +58,8 @@ __all__ = [
     "load_emoji_world",
     "load_quartets",
     "mirrored",
+    "read_mask",
+    "read_picture",
     "to_float",
     "to_uint8",
     "view_of",

@@ -15,6 +15,7 @@ from minivar.sampling.editing import edit, masks_per_scale
 from minivar.sampling.eight_bits import eight_bits
 from minivar.sampling.filters import filter_descending, filter_logits, guide
 from minivar.sampling.generation import generate
+from minivar.sampling.inpainting import check_editable, composite, extended, inpaint, kept_cells, outpaint, redraw
 from minivar.sampling.kv_cache import KVCache, cache_bytes, images_at_once
 from minivar.sampling.masked import hidden_counts, hidden_share, sample_masked
 from minivar.sampling.next_scale import ScaleState, check_sampling, sample, sample_scales
@@ -33,11 +34,14 @@ __all__ = [
     "SamplingConfig",
     "ScaleState",
     "cache_bytes",
+    "check_editable",
     "check_labels",
     "check_sampling",
+    "composite",
     "draw_tokens",
     "edit",
     "eight_bits",
+    "extended",
     "filter_descending",
     "filter_logits",
     "generate",
@@ -47,7 +51,11 @@ __all__ = [
     "gumbel_codes",
     "masks_per_scale",
     "images_at_once",
+    "inpaint",
+    "kept_cells",
+    "outpaint",
     "packed",
+    "redraw",
     "sample",
     "sample_diffusion",
     "sample_economically",

@@ -24,6 +24,19 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
+def check_given(given: Tensor | None, shape: tuple[int, int], codes: int) -> None:
+    """Raise ``ValueError`` unless these are tokens (B, N) of ``codes``, -1 where they are to be drawn, or None."""
+    if given is None:
+        return
+    if tuple(given.shape) != shape or given.dtype != torch.int64:
+        raise ValueError(f"Given tokens must be int64 {shape}; got {given.dtype} {tuple(given.shape)}.")
+    if int(given.min()) < -1 or int(given.max()) >= codes:
+        raise ValueError(
+            f"Given tokens must lie in 0..{codes - 1}, or be -1 where they are to be drawn; got values from "
+            f"{int(given.min())} to {int(given.max())}."
+        )
+
+
 def draw_tokens(logits_BlV: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One code per position, (B, l) int64. Positions of a scale are drawn independently of each other."""
     probs_NV = logits_BlV.softmax(dim=-1).flatten(0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minivar.models.maskgit import MaskGIT
 from minivar.sampling.config import MaskedSamplingConfig
-from minivar.sampling.drawing import Sample, check_labels, draw_tokens
+from minivar.sampling.drawing import Sample, check_given, check_labels, draw_tokens
 from minivar.tokenizer.vqvae import VQVAE
 
 
@@ -34,6 +34,14 @@ def hidden_counts(tokens: int, steps: int) -> list[int]:
     return counts
 
 
+def hidden_count(given_BN: Tensor) -> int:
+    """How many tokens of each image are -1; ``ValueError`` unless they are equally many: one schedule serves all."""
+    counts = (given_BN < 0).sum(1).unique().tolist()
+    if len(counts) != 1:
+        raise ValueError(f"Expected as many hidden tokens in each image; got {counts[0]} to {counts[-1]}.")
+    return counts[0]
+
+
 @torch.no_grad()
 def sample_masked(
     model: MaskGIT,
@@ -43,20 +51,27 @@ def sample_masked(
     cfg: float = 1.0,
     choice_temperature: float = 4.5,
     generator: torch.Generator | None = None,
+    given: Tensor | None = None,
 ) -> Sample:
     """Draw one image for each class (B,) in ``steps`` passes.
 
     At every step all hidden tokens are drawn at once, and those with the highest confidence stay: log p of what was
     drawn, plus Gumbel noise times ``choice_temperature``, which falls to zero over the steps. ``cfg`` above 1 guides:
-    logits = null + cfg (class - null). ``tokenizer=None`` gives ``images=None``. Raises ``ValueError`` for impossible
-    parameters.
+    logits = null + cfg (class - null). ``tokenizer=None`` gives ``images=None``. ``given`` (B, N): tokens that are
+    shown from the beginning, -1 where they are hidden, in the same number for all images; fewer hidden ones than
+    ``steps`` take a step each (editing). Raises ``ValueError`` for impossible parameters.
     """
     config, guided = model.config, cfg > 1
     check_labels(labels, config.num_classes)
-    counts = hidden_counts(config.num_tokens, steps)
-    MaskedSamplingConfig(steps, cfg, choice_temperature)
+    check_given(given, (len(labels), config.num_tokens), config.codebook_size)
     both = torch.cat([labels, torch.full_like(labels, config.num_classes)]) if guided else labels
     tokens_BN = labels.new_full((len(labels), config.num_tokens), model.mask_code)
+    hidden = config.num_tokens
+    if given is not None:
+        tokens_BN, hidden = torch.where(given >= 0, given, tokens_BN), hidden_count(given)
+        steps = min(steps, hidden)
+    counts = hidden_counts(hidden, steps)
+    MaskedSamplingConfig(steps, cfg, choice_temperature)
     for step, count in enumerate(counts, 1):
         logits_BNV = model(both, tokens_BN.repeat(2, 1) if guided else tokens_BN)
         if guided:

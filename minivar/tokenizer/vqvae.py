@@ -118,7 +118,7 @@ class VQVAE(nn.Module):
         return self.config.schedule
 
     @property
-    def _padding(self) -> tuple[int, int, int, int]:
+    def padding(self) -> tuple[int, int, int, int]:
         """(left, right, top, bottom) pixels that complete the last latent cells."""
         stride = self.config.nets.stride
         height, width = self.config.image_size or (stride, stride)
@@ -139,14 +139,14 @@ class VQVAE(nn.Module):
                 f"The tokenizer expects images of shape (B, {', '.join(map(str, expected))}); got "
                 f"{tuple(images.shape)}."
             )
-        if any(self._padding):
-            images = F.pad(images, self._padding, mode="replicate")
+        if any(self.padding):
+            images = F.pad(images, self.padding, mode="replicate")
         return self.quant_conv(self.encoder(images))
 
     def decode_features(self, f_hat_BChw: Tensor) -> Tensor:
         """(B, C, h, w) quantised features -> (B, 3, H, W) pixels, not clamped."""
         images = self.decoder(self.post_quant_conv(f_hat_BChw))
-        left, right, top, bottom = self._padding
+        left, right, top, bottom = self.padding
         return images[:, :, top : images.shape[2] - bottom, left : images.shape[3] - right]
 
     def forward(self, images: Tensor) -> TokenizerOutput:

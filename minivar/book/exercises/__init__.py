@@ -1,21 +1,20 @@
 """The exercises of the chapters, and their checks.
 
 ``use`` is what a page calls with the reader's function: it checks it, says what came out, and returns it, or the
-solution where it does not pass yet, so that the page runs either way. Chapters 09, 11 and 12 have it; the others
+solution where it does not pass yet, so that the page runs either way. Chapters 06, 09, 11 and 12 have it; the others
 call ``check_...`` themselves. A check tries the function on a few cases, prints one line, and returns whether all
 passed; a failing case is named. Nothing is raised.
 """
 
 from collections.abc import Callable
 
-from minivar.book.exercises import chapter09, chapter11, chapter12
+from minivar.book.exercises import chapter06, chapter09, chapter11, chapter12
 from minivar.book.exercises.chapter00 import check_count_steps
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter02 import check_log_likelihood, check_nucleus, check_rotary
 from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
 from minivar.book.exercises.chapter04 import check_straight_through, check_toy_decode, check_usage
 from minivar.book.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
-from minivar.book.exercises.chapter06 import check_balanced_loss, check_learning_rate
 from minivar.book.exercises.chapter07 import check_append, check_draw, check_filter, check_guided_probabilities
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
@@ -41,8 +40,6 @@ __all__ = [
     "check_guidance",
     "check_parameter_count",
     "check_teacher_inputs",
-    "check_balanced_loss",
-    "check_learning_rate",
     "check_append",
     "check_draw",
     "check_filter",
@@ -55,7 +52,7 @@ __all__ = [
     "check_ten_crops",
 ]
 
-REGISTRY = register((chapter09, chapter11, chapter12))  # by the name of the function
+REGISTRY = register((chapter06, chapter09, chapter11, chapter12))  # by the name of the function
 
 
 def use(fn: Callable) -> Callable:
