@@ -1,5 +1,6 @@
 """Drawing tokens from logits, and what every sampler returns."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,9 +25,20 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
-def draw_tokens(logits_BlV: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One code per position, (B, l) int64. Positions of a scale are drawn independently of each other."""
-    probs_NV = logits_BlV.softmax(dim=-1).flatten(0, 1)
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def draw_tokens(logits_BlV: Tensor, generator: Generators = None) -> Tensor:
+    """One code per position, (B, l) int64. Positions of a scale are drawn independently of each other.
+
+    Of a list of generators, of one device, each image has its own, and gets what it would get alone (``serving``).
+    """
+    probs_BlV = logits_BlV.softmax(dim=-1)
+    if isinstance(generator, Sequence):
+        theirs_BlV = probs_BlV.to(generator[0].device)
+        alone = [torch.multinomial(each, 1, True, generator=own) for each, own in zip(theirs_BlV, generator, strict=True)]
+        return torch.stack(alone)[..., 0].to(logits_BlV.device)
+    probs_NV = probs_BlV.flatten(0, 1)
     tokens_N = torch.multinomial(probs_NV, 1, replacement=True, generator=generator)[:, 0]
     return tokens_N.view(logits_BlV.shape[:2])
 
