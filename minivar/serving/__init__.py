@@ -3,5 +3,6 @@
 from minivar.serving.continuous import ContinuousBatch
 from minivar.serving.jobs import Engine, Job
 from minivar.serving.pyramids import PyramidBatch
+from minivar.serving.worker import Full, Worker
 
-__all__ = ["ContinuousBatch", "Engine", "Job", "PyramidBatch"]
+__all__ = ["ContinuousBatch", "Engine", "Full", "Job", "PyramidBatch", "Worker"]

@@ -30,6 +30,7 @@ class Job:
     # told ("stage", image), ("done", image) or ("failed", exception), by the thread that draws
     listen: Callable[["Job", str, object], None] = ignore
     gone: bool = False  # nobody waits for it any more
+    ended: bool = False  # its listener has been told "done" or "failed"
     alone: bool = False  # to be drawn by itself, since a batch that it was in has failed
     stage: int = 0  # scales, or rows of tokens, drawn so far
     tokens: list[int] = field(default_factory=list)  # drawn so far
