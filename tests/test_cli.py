@@ -22,7 +22,7 @@ from minivar.scales import ScaleSchedule
 from minivar.tokenizer import VQVAE, NetConfig
 from minivar.tokenizer.caches import TokenCache
 
-COMMANDS = ("train", "tokenize", "sample", "reconstruct", "evaluate", "info", "complexity", "plan", "report")
+COMMANDS = ("train", "tokenize", "sample", "reconstruct", "evaluate", "info", "complexity", "plan", "report", "serve")
 NETS = dataclasses.replace(conftest.NETS, patch=2)
 
 
