@@ -185,8 +185,18 @@ def test_what_cannot_be_meant_gets_a_sentence(server, body, status, said):
     ("method", "path", "status", "said"),
     [
         ("GET", "/stream?model=rows&class=9", 400, "rows draws the classes 0..4; got 9."),
-        ("GET", "/stream?model=rows&class=three", 400, "classes must be whole numbers of at least 0; got ('three',)."),
-        ("GET", "/stream?model=rows&class=3&count=2", 400, "One picture at a time can be watched; got a request for 2"),
+        (
+            "GET",
+            "/stream?model=rows&class=three",
+            400,
+            "classes must be whole numbers of at least 0; got ('three',).",
+        ),
+        (
+            "GET",
+            "/stream?model=rows&class=3&count=2",
+            400,
+            "at a time can be watched; got a request for 2",
+        ),
         ("GET", "/stream?class=3", 400, "A request must name model"),
         ("GET", "/generate", 405, "POST /generate"),
         ("GET", "/elsewhere", 404, "Nothing answers GET '/elsewhere'"),
@@ -211,14 +221,14 @@ def test_a_full_queue_says_so_and_loses_nothing(own_server, monkeypatch):
     for thread in threads[1:]:
         thread.start()
     own_server.wait_for("rows", waiting=4)
-    for path in ("/generate", "/stream"):
-        ask_more = {"json": {**ROWS, "seed": 99}} if path == "/generate" else {"params": {"model": "rows", "class": 0}}
-        more = own_server.client.request("POST" if path == "/generate" else "GET", path, **ask_more)
+    client = own_server.client
+    refused = client.post("/generate", json=ROWS), client.get("/stream", params={"model": "rows", "class": 0})
+    for more in refused:
         assert more.status_code == 503
         assert more.json()["error"].startswith("The queue is full: 4 pictures are waiting, 1 more were asked for")
         assert more.headers["retry-after"] == "1"
     # another model's queue is its own
-    assert own_server.client.post("/generate", json={"model": "scales", "classes": [0]}).status_code == 200
+    assert client.post("/generate", json={"model": "scales", "classes": [0]}).status_code == 200
     go.set()
     for thread in threads:
         thread.join()

@@ -35,8 +35,8 @@ def draw_tokens(logits_BlV: Tensor, generator: Generators = None) -> Tensor:
     """
     probs_BlV = logits_BlV.softmax(dim=-1)
     if isinstance(generator, Sequence):
-        theirs_BlV = probs_BlV.to(generator[0].device)
-        alone = [torch.multinomial(each, 1, True, generator=own) for each, own in zip(theirs_BlV, generator, strict=True)]
+        each_own = zip(probs_BlV.to(generator[0].device), generator, strict=True)
+        alone = [torch.multinomial(probs_lV, 1, replacement=True, generator=own) for probs_lV, own in each_own]
         return torch.stack(alone)[..., 0].to(logits_BlV.device)
     probs_NV = probs_BlV.flatten(0, 1)
     tokens_N = torch.multinomial(probs_NV, 1, replacement=True, generator=generator)[:, 0]

@@ -37,7 +37,7 @@ class RowCache:
     def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
         """Write one key and value a row at ``at_B``; returns all up to the longest row, for a mask to choose from."""
         rows, heads, _, width = k_BH1E.shape
-        if self.k_BHLE is None:  # zeros: what a mask hides is multiplied by 0, and 0 times what memory holds may be nan
+        if self.k_BHLE is None:  # zeros: a mask multiplies by 0, and 0 times what memory holds may be nan
             self.k_BHLE, self.v_BHLE = (k_BH1E.new_zeros(self.rows, heads, self.length, width) for _ in "kv")
         each = torch.arange(rows, device=k_BH1E.device)
         self.k_BHLE[each, :, self.at_B], self.v_BHLE[each, :, self.at_B] = k_BH1E[:, :, 0], v_BH1E[:, :, 0]
@@ -145,7 +145,7 @@ class ContinuousBatch:
         return self._note(tokens_J.tolist())
 
     def _draw(self, logits_JV: Tensor) -> Tensor:
-        """A token for each picture by its own filters and generator; those with the same filters pass them together."""
+        """A token for each picture by its own filters and generator; those with the same filters share a sort."""
         filters = [(job.settings.top_k, job.settings.top_p) for job in self.jobs]
         for top_k, top_p in set(filters):
             same = [i for i, own in enumerate(filters) if own == (top_k, top_p)]

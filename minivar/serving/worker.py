@@ -7,7 +7,6 @@ import torch
 
 from minivar.serving.jobs import Engine, Job
 
-
 log = logging.getLogger(__name__)
 
 
