@@ -65,7 +65,8 @@ def running(**limits: int) -> Iterator[Server]:
     services = [Service(name, *pair, SETTINGS[name], bounds) for name, pair in pairs().items()]
     with listen_on("127.0.0.1", 0) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        uvicorn_server = uvicorn.Server(uvicorn.Config(build_app(services, bounds), log_level="critical"))
+        config = uvicorn.Config(build_app(services, bounds), log_config=None, access_log=False)
+        uvicorn_server = uvicorn.Server(config)
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

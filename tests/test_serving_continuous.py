@@ -108,33 +108,36 @@ def test_without_guidance_a_picture_has_one_row(llama):
         assert len(batch.x_BD) == rows
 
 
-def test_who_is_dropped_leaves_the_others_as_they_were(llama):
+@pytest.mark.parametrize("leaver", [0, 1, 2])
+def test_who_is_dropped_leaves_the_others_as_they_were(llama, leaver):
     jobs = [job(seed) for seed in range(3)]
     batch = ContinuousBatch(llama, None, slots=3)
     for each in jobs:
         batch.join(each)
     for _ in range(5):
         batch.step()
-    batch.drop(jobs[0])
+    batch.drop(jobs[leaver])
     draw(batch, {})
-    assert len(jobs[0].tokens) == 5
-    for each in jobs[1:]:
+    assert len(jobs.pop(leaver).tokens) == 5
+    for each in jobs:
         assert each.tokens == alone(llama, each)
 
 
 def test_what_a_failure_leaves_behind_reaches_nobody(llama):
-    """A nan in one row's keys and values spoils whoever sits there next, if they are not forgotten."""
-    batch = ContinuousBatch(llama, None, slots=1)
-    batch.join(job(0))
-    for _ in range(12):
+    """Keys and values that are nan spoil whoever sits there next, even behind a mask, if they are not forgotten."""
+    plain = {"settings": RasterSamplingConfig()}
+    batch = ContinuousBatch(llama, None, slots=2)
+    for seed in (0, 1):
+        batch.join(job(seed, **plain))
+    for _ in range(8):
         batch.step()
     batch.x_BD = batch.x_BD * torch.nan
     with pytest.raises(RuntimeError, match="nan"):
         batch.step()
-    assert [each.seed for each in batch.clear()] == [0]
-    after = job(1)
-    draw(batch, {0: [after]})
-    assert after.tokens == alone(llama, after)
+    assert [each.seed for each in batch.clear()] == [0, 1]
+    first, second = job(2, **plain), job(3, **plain)
+    draw(batch, {0: [first], 10: [second]})  # beside a row that has come past the place, in the row that has not
+    assert [first.tokens, second.tokens] == [alone(llama, first), alone(llama, second)]
 
 
 def test_a_raster_picture_fills_in_row_by_row(llama, raster_tokenizer):

@@ -175,6 +175,18 @@ def test_a_watched_picture_that_cannot_be_shown_leaves_the_batch(start, engine, 
     assert [event for _, event, _ in listener.heard] == ["failed"]
 
 
+def test_nobody_waits_for_a_worker_that_has_died(start, engine, listener, monkeypatch):
+    monkeypatch.setattr(engine, "step", lambda: 1 / 0)
+    monkeypatch.setattr(engine, "clear", lambda: {}["gone"])
+    worker = start(engine)
+    worker.submit([job(seed, listener) for seed in range(5)])
+    assert {event for event, _ in listener.ends(5).values()} == {"failed"}
+    worker.thread.join(60)
+    assert not worker.status()["alive"]
+    with pytest.raises(Full, match="is stopping"):
+        worker.submit([job(5, listener)])
+
+
 def test_a_listener_that_is_gone_does_not_stop_the_worker(start, engine, listener):
     def deaf(*_):
         raise RuntimeError("Event loop is closed")

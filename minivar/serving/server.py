@@ -25,6 +25,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -176,10 +177,13 @@ async def say(request: HTTPRequest, error: Exception) -> Response:
 async def read_json(request: HTTPRequest, most_bytes: int) -> object:
     """The body, which is read only as far as it may be long."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most_bytes:
-            raise HTTPException(413, f"The body of a request may have {most_bytes} bytes; got more.")
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most_bytes:
+                raise HTTPException(413, f"The body of a request may have {most_bytes} bytes; got more.")
+    except ClientDisconnect:
+        raise ValueError(f"The client hung up in the middle of a request; got {len(body)} bytes of it.") from None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

@@ -73,13 +73,19 @@ class Worker:
 
     def _run(self) -> None:
         torch.set_num_threads(self.threads)  # a setting of each thread
-        while self._anything_to_do():
-            try:
-                self._fill()
-                if self.engine.jobs:
-                    self._tell(self.engine.step())
-            except Exception as error:  # whatever it is, others must be served
-                self._after_failure(error)
+        try:
+            while self._anything_to_do():
+                try:
+                    self._fill()
+                    if self.engine.jobs:
+                        self._tell(self.engine.step())
+                except Exception as error:  # whatever it is, others must be served
+                    self._after_failure(error)
+        except Exception as error:  # not even that was possible: the thread ends, and nobody is left waiting for it
+            with self.changed:
+                self.closing, left = True, [*self.engine.jobs, *self.waiting]
+            for job in left:
+                self._end(job, "failed", error)
 
     def _anything_to_do(self) -> bool:
         """Wait until there is, and True; or False: there is nothing, and nothing will come."""
@@ -122,7 +128,7 @@ class Worker:
         if len(jobs) == 1:
             self._end(jobs[0], "failed", error)
             return
-        log.warning("A batch of %d failed (%s): each of them is drawn alone.", len(jobs), error)
+        log.warning("A batch of %d failed (%s): each of them is drawn again, alone.", len(jobs), error)
         for job in jobs:
             job.restart()
             job.alone = True
