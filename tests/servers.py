@@ -16,6 +16,9 @@ from minivar.serving import Limits, Service
 from minivar.serving.server import build_app, listen_on
 from minivar.tokenizer import VQVAE
 
+# Seconds after which a test gives up: nothing here takes more than a few, but other machines may be busy.
+PATIENCE = 300
+
 GPT_CONFIG = GPTConfig(depth=2, width=32, heads=2, grid=(4, 4), codebook_size=16, num_classes=5)
 SETTINGS = {"scales": {"cfg": 2.0, "top_k": 12, "top_p": 0.9}, "rows": {"cfg": 2.0, "top_k": 12}}
 
@@ -44,7 +47,7 @@ class Server:
 
     def __init__(self, services: list[Service], address: str) -> None:
         self.services, self.address = {service.name: service for service in services}, address
-        self.client = httpx.Client(base_url=address, timeout=60)
+        self.client = httpx.Client(base_url=address, timeout=PATIENCE)
 
     def status(self, name: str) -> dict:
         """What ``/health`` says of a model."""
@@ -52,7 +55,7 @@ class Server:
 
     def wait_for(self, name: str, **expected: int) -> None:
         """Until ``/health`` says so of a model."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while not expected.items() <= (found := self.status(name)).items():
             assert time.monotonic() < until, f"expected {expected}, got {found}"
             time.sleep(0.005)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from servers import drawn_alone, running
+from servers import PATIENCE, drawn_alone, running
 from websocket import create_connection  # a client, which comes with JupyterLab
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -21,7 +21,7 @@ class Tab:
     """One page in a browser: what it shows, and what can be done to it."""
 
     def __init__(self, address: str) -> None:
-        self.socket, self.asked = create_connection(address, timeout=60, suppress_origin=True), 0
+        self.socket, self.asked = create_connection(address, timeout=PATIENCE, suppress_origin=True), 0
 
     def ask(self, method: str, **parameters: object) -> dict:
         """One command of the debugging protocol, and its answer."""
@@ -41,7 +41,7 @@ class Tab:
 
     def wait_for(self, script: str) -> None:
         """Until the expression is true."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while not self.value(script):
             assert time.monotonic() < until, f"{script} is not true of {self.value('document.body.innerText')}"
             time.sleep(0.05)
@@ -64,7 +64,7 @@ def tab(server, tmp_path_factory):
     command = [CHROMIUM, *options, "--window-size=1100,900", f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until, found = time.monotonic() + 120, profile / "DevToolsActivePort"
+        until, found = time.monotonic() + PATIENCE, profile / "DevToolsActivePort"
         while not (found.is_file() and len(found.read_text().split()) == 2):
             assert process.poll() is None and time.monotonic() < until, "Chromium did not start"
             time.sleep(0.1)

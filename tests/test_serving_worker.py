@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 from conftest import tokenizer_config, wake
+from servers import PATIENCE
 
 from minivar.models import GPT, GPTConfig
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
@@ -31,7 +32,9 @@ class Listener:
         """The ends of ``count`` jobs by seed."""
         ended = lambda: [each for each in self.heard if each[1] != "stage"]  # noqa: E731
         with self.news:
-            assert self.news.wait_for(lambda: len(ended()) >= count, timeout=60), f"{len(ended())} of {count} ended"
+            assert self.news.wait_for(lambda: len(ended()) >= count, timeout=PATIENCE), (
+                f"{len(ended())} of {count} ended"
+            )
             return {seed: (event, value) for seed, event, value in ended()}
 
 
@@ -67,7 +70,7 @@ def hold(engine, monkeypatch) -> threading.Event:
     go, step = threading.Event(), engine.step
 
     def waits():
-        assert go.wait(60)
+        assert go.wait(PATIENCE)
         return step()
 
     monkeypatch.setattr(engine, "step", waits)
@@ -112,7 +115,7 @@ def test_a_full_queue_refuses_all_of_a_request_and_takes_the_next_that_fits(star
     go = hold(engine, monkeypatch)
     worker = start(engine, most_waiting=5)
     worker.submit([job(seed, listener) for seed in range(3)])
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while worker.status()["drawing"] < 3 and time.monotonic() < until:
         time.sleep(0.001)
     worker.submit([job(seed, listener) for seed in range(3, 7)])
@@ -181,7 +184,7 @@ def test_nobody_waits_for_a_worker_that_has_died(start, engine, listener, monkey
     worker = start(engine)
     worker.submit([job(seed, listener) for seed in range(5)])
     assert {event for event, _ in listener.ends(5).values()} == {"failed"}
-    worker.thread.join(60)
+    worker.thread.join(PATIENCE)
     assert not worker.status()["alive"]
     with pytest.raises(Full, match="is stopping"):
         worker.submit([job(5, listener)])
