@@ -178,8 +178,9 @@ def test_a_watched_picture_that_cannot_be_shown_leaves_the_batch(start, engine, 
     assert [event for _, event, _ in listener.heard] == ["failed"]
 
 
-def test_nobody_waits_for_a_worker_that_has_died(start, engine, listener, monkeypatch):
-    monkeypatch.setattr(engine, "step", lambda: 1 / 0)
+@pytest.mark.parametrize("where", ["join", "step"])
+def test_nobody_waits_for_a_worker_that_has_died(start, engine, listener, monkeypatch, where):
+    monkeypatch.setattr(engine, where, lambda *_: 1 / 0)
     monkeypatch.setattr(engine, "clear", lambda: {}["gone"])
     worker = start(engine)
     worker.submit([job(seed, listener) for seed in range(5)])

@@ -121,10 +121,11 @@ class Worker:
 
     def _after_failure(self, error: Exception, joining: Job | None = None) -> None:
         """Of one job: it fails. Of several: each is tried again alone, before all that wait."""
-        jobs = self.engine.clear()
-        if joining is not None and joining not in jobs:
-            jobs.append(joining)
-        jobs = [job for job in jobs if not job.gone]
+        jobs = [job for job in self.engine.jobs if not job.gone and job is not joining]
+        jobs += [] if joining is None else [joining]
+        with self.changed:
+            self.waiting = jobs + self.waiting  # before all else: whatever happens now, they are not lost
+        self.engine.clear()
         if len(jobs) == 1:
             self._end(jobs[0], "failed", error)
             return
@@ -132,8 +133,6 @@ class Worker:
         for job in jobs:
             job.restart()
             job.alone = True
-        with self.changed:
-            self.waiting = jobs + self.waiting
 
     def _tell(self, moved: list[Job]) -> None:
         """Show the pictures that are finished, and of others those that are watched."""
