@@ -49,7 +49,7 @@ test: $(STAMP)  ## lint, check spelling and imports, run the tests, then every n
 ELSEWHERE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 NUMERICAL := parity parity_llamagen smooth_sampling sampler quantizers vector_quantizer tokenizer transformer raster \
 	raster_training losses metrics scales shipped data data_digits data_emoji data_emoji_world dit maskgit products \
-	exercises train loop_by_hand gan_training
+	exercises train loop_by_hand gan_training serving_continuous
 
 test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would, on one thread and on four
 	@for threads in 1 4; do \

@@ -22,6 +22,7 @@ evaluation    how good samples are: metrics, judges, the published protocol
 training      configuration, schedules, tasks, the loop, many GPUs
 presets       all numbers of a run, a file a family
 analysis      what an image and a run cost
+serving       many who ask at once: batches that are joined and left, a queue, a page and an API
 book          what only the notebooks call: figures, explorers, exercises
 cli           the command line, a file a command
 ============= ======================================================================================================

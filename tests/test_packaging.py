@@ -25,8 +25,10 @@ def project_requirements() -> dict[str, Requirement]:
     """Everything pyproject.toml asks for, its extras included, by canonical name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert "minivar[scale]" in extras["dev"], "the dev extra should hold the others, as the lock does"
-    lines = project["dependencies"] + extras["scale"] + [line for line in extras["dev"] if line != "minivar[scale]"]
+    others = f"minivar[{','.join(name for name in extras if name != 'dev')}]"
+    assert others in extras["dev"], "the dev extra should hold the others, as the lock does"
+    asked = [project["dependencies"], *extras.values()]
+    lines = [line for part in asked for line in part if line != others]
     requirements = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
     assert len(requirements) == len(lines), "pyproject.toml names a package twice"
     return requirements

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from minivar import checkpoints, presets, sampling
 from minivar.cli.shared import (

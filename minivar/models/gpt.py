@@ -140,8 +140,11 @@ class GPTBlock(nn.Module):
         self.proj = Linear(width, width, bias=not llama)
         self.mlp = (SwiGLU if llama else MLP)(width, config.mlp_width)
 
-    def forward(self, x_BlD: Tensor, table: Tensor | None, cache=None) -> Tensor:
-        """``table``: rotary table of these positions, None for learned ones; ``cache`` as in ``models.var``."""
+    def forward(self, x_BlD: Tensor, table: Tensor | None, cache=None, mask: Tensor | None = None) -> Tensor:
+        """``table``: rotary table of these positions, None for learned ones; ``cache`` as in ``models.var``.
+
+        ``mask``, (B, 1, 1, L), True where a lone new token may look: where the rows of a cache differ in length.
+        """
         qkv = self.qkv(self.attention_norm(x_BlD)).unflatten(-1, (3, self.heads, -1))
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, l, E)
         q_BHlE, k_BHlE, v_BHlE = qkv
@@ -151,7 +154,7 @@ class GPTBlock(nn.Module):
             k_BHlE, v_BHlE = cache.append(k_BHlE, v_BHlE)
         # one new token may look at everything in the cache; several at once need the causal mask
         causal = q_BHlE.shape[2] > 1
-        out_BHlE = F.scaled_dot_product_attention(q_BHlE, k_BHlE, v_BHlE, is_causal=causal)
+        out_BHlE = F.scaled_dot_product_attention(q_BHlE, k_BHlE, v_BHlE, attn_mask=mask, is_causal=causal)
         x_BlD = x_BlD + self._drop(self.proj(out_BHlE.transpose(1, 2).flatten(2)))
         return x_BlD + self._drop(self.mlp(self.mlp_norm(x_BlD)))
 
@@ -162,9 +165,9 @@ class GPTBlock(nn.Module):
 class VARBlock(var.Block):
     """VAR's block where every token sees itself and those before it."""
 
-    def forward(self, x_BlD: Tensor, cond_BD: Tensor, cache=None, six=None) -> Tensor:
-        """``six`` as in VAR's."""
-        length, mask = x_BlD.shape[1], None
+    def forward(self, x_BlD: Tensor, cond_BD: Tensor, cache=None, mask: Tensor | None = None, six=None) -> Tensor:
+        """``mask`` as in ``GPTBlock``, ``six`` as in VAR's."""
+        length = x_BlD.shape[1]
         if length > 1:
             mask = torch.ones(length, length, dtype=torch.bool, device=x_BlD.device).tril()
         return super().forward(x_BlD, cond_BD, mask, cache, six=six)
@@ -252,25 +255,34 @@ class GPT(nn.Module):
         return Context(None, cond_BD, [block.modulation(cond_BD) for block in self.blocks] if ahead else None)
 
     def hidden(
-        self, x_BlD: Tensor, begin: int, grid: tuple[int, int], caches=None, context: Context | None = None
+        self,
+        x_BlD: Tensor,
+        begin: int | Tensor,
+        grid: tuple[int, int],
+        caches=None,
+        context: Context | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Embedded tokens of positions ``begin``.. (prefix included) through the blocks and the last norm.
 
-        ``context``: what the method of that name gives; style "var" cannot do without.
+        ``begin`` (B,) int64: every row has one token, at a position of its own, and ``mask`` says what it may look at
+        (serving/continuous.py). ``context``: what the method of that name gives; style "var" cannot do without.
         """
-        end, style = begin + x_BlD.shape[1], self.config.style
+        each_its_own, style = isinstance(begin, Tensor), self.config.style
+        here = begin[:, None] if each_its_own else slice(begin, begin + x_BlD.shape[1])  # (B, 1), or l positions
         if context is None:
             context = self.context(None, grid)
         if style == "llama":
-            told = context.table_LE2[begin:end]
+            told = context.table_LE2[here]
+            told = told[:, None] if each_its_own else told  # (B, 1, 1, E / 2, 2): between batch and length are heads
         elif style == "gpt2":
-            x_BlD, told = x_BlD + self.position[begin:end], None
+            x_BlD, told = x_BlD + self.position[here], None
         else:
-            x_BlD, told = x_BlD + self.position_1LD[:, begin:end], context.cond_BD
+            x_BlD, told = x_BlD + self.position_1LD[0][here], context.cond_BD
         x_BlD = F.dropout(x_BlD, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
             own = {"six": context.sixes[i]} if context.sixes else {}
-            x_BlD = block(x_BlD, told, caches[i] if caches else None, **own)
+            x_BlD = block(x_BlD, told, caches[i] if caches else None, mask, **own)
         return self.norm(x_BlD)
 
     def logits(self, x_BlD: Tensor, context: Context) -> Tensor:

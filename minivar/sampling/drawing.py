@@ -1,5 +1,6 @@
 """Drawing tokens from logits, and what every sampler returns."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,9 +38,20 @@ def check_given(given: Tensor | None, shape: tuple[int, int], codes: int) -> Non
         )
 
 
-def draw_tokens(logits_BlV: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One code per position, (B, l) int64. Positions of a scale are drawn independently of each other."""
-    probs_NV = logits_BlV.softmax(dim=-1).flatten(0, 1)
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def draw_tokens(logits_BlV: Tensor, generator: Generators = None) -> Tensor:
+    """One code per position, (B, l) int64. Positions of a scale are drawn independently of each other.
+
+    Of a list of generators, of one device, each image has its own, and gets what it would get alone (``serving``).
+    """
+    probs_BlV = logits_BlV.softmax(dim=-1)
+    if isinstance(generator, Sequence):
+        each_own = zip(probs_BlV.to(generator[0].device), generator, strict=True)
+        alone = [torch.multinomial(probs_lV, 1, replacement=True, generator=own) for probs_lV, own in each_own]
+        return torch.stack(alone)[..., 0].to(logits_BlV.device)
+    probs_NV = probs_BlV.flatten(0, 1)
     tokens_N = torch.multinomial(probs_NV, 1, replacement=True, generator=generator)[:, 0]
     return tokens_N.view(logits_BlV.shape[:2])
 
