@@ -155,7 +155,7 @@ def test_a_right_answer_is_used_and_a_foreign_one_refused(capsys):
 
     assert checks.use(entropy) is entropy
     assert "all 4 cases pass" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="No exercise asks for a function 'nothing': expected one of frechet"):
+    with pytest.raises(ValueError, match="No exercise asks for a function 'nothing': expected one of "):
         checks.use(nothing)
 
 

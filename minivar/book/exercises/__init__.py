@@ -1,14 +1,14 @@
 """The exercises of the chapters, and their checks.
 
 ``use`` is what a page calls with the reader's function: it checks it, says what came out, and returns it, or the
-solution where it does not pass yet, so that the page runs either way. Chapters 06, 09, 11 and 12 have it; the others
-call ``check_...`` themselves. A check tries the function on a few cases, prints one line, and returns whether all
-passed; a failing case is named. Nothing is raised.
+solution where it does not pass yet, so that the page runs either way. Pages that are not in ``REGISTRY`` yet call
+``check_...`` themselves. A check tries the function on a few cases, prints one line, and returns whether all passed;
+a failing case is named. Nothing is raised.
 """
 
 from collections.abc import Callable
 
-from minivar.book.exercises import chapter06, chapter09, chapter11, chapter12
+from minivar.book.exercises import chapter06, chapter06a, chapter09, chapter11, chapter12
 from minivar.book.exercises.chapter00 import check_count_steps
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter02 import check_log_likelihood, check_nucleus, check_rotary
@@ -52,7 +52,7 @@ __all__ = [
     "check_ten_crops",
 ]
 
-REGISTRY = register((chapter06, chapter09, chapter11, chapter12))  # by the name of the function
+REGISTRY = register((chapter06, chapter06a, chapter09, chapter11, chapter12))  # by the name of the function
 
 
 def use(fn: Callable) -> Callable:

@@ -252,7 +252,7 @@ TRAIN = Exercise(
 
 def balanced_loss(logits_BLV, tokens_BL, counts):
     """The mean of the scales' mean losses: every scale weighs the same."""
-    losses_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
+    losses_BL = torch.nn.functional.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
     return torch.stack([part.mean() for part in losses_BL.split(counts, dim=1)]).mean()
 
 
@@ -278,8 +278,8 @@ BALANCED_LOSS = Exercise(
     stars=2,
     minutes=15,
     way_in="a loss for each position, cut into scales",
-    hint='`F.cross_entropy(..., reduction="none")` gives a loss per position (it wants the classes in dimension 1); '
-    "`split(counts, dim=1)` cuts it into scales.",
+    hint='`torch.nn.functional.cross_entropy(..., reduction="none")` gives a loss per position (it wants '
+    "the classes in dimension 1); `split(counts, dim=1)` cuts it into scales.",
     remark="The coarse ones: the first scale's weight rises from $1/L$ to $1/K$. Whether that helps is an experiment "
     "that costs one line in `VARTask.loss`.",
     cases=(
