@@ -84,10 +84,10 @@ CLASS_OF = Exercise(
     minutes=6,
     way_in="first the groups, then group and style, then subgroup and style",
     cases=(
-        ("Food & Drink (group 4), style open", _ask_name(4, 30, None, False)),
-        ("the same in the first style", _ask_name(4, 30, 0, False)),
-        ("the same in the second style", _ask_name(4, 30, 1, False)),
-        ("food-fruit (subgroup 30) in the first style", _ask_name(4, 30, 0, True)),
+        ("Food & Drink (group 3), style open", _ask_name(3, 30, None, False)),
+        ("the same in the first style", _ask_name(3, 30, 0, False)),
+        ("the same in the second style", _ask_name(3, 30, 1, False)),
+        ("a subgroup, number 30, in the first style", _ask_name(3, 30, 0, True)),
         ("the last of all, subgroup 97 in the second style", _ask_name(8, 97, 1, True)),
     ),
     mistakes=(
