@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_cli import refused, run
 
-from minivar import presets
+from minivar import cli, presets
 from minivar.analysis import launch, memory, planner
 from minivar.models import VAR
 from minivar.tokenizer import VQVAE
@@ -205,3 +205,17 @@ def test_the_command_prints_a_table(capsys):
     assert "torchrun" not in printed  # 64 GPUs are not on one machine
     assert launch.one_node("var-d16", 8, "ddp") in run(capsys, "plan", "--gpus", 8, "--strategy", "ddp")
     assert "torchrun" in run(capsys, "plan", "--preset", "var-d16", "--gpus", 64, "--slurm")
+
+
+def test_a_plan_takes_changes_of_the_preset_as_training_does(capsys):
+    sides = "1,2,3,4,6,9,13,18,24"
+    changed = ["--set", "tokenizer.image_size=192", "--set", f"tokenizer.schedule={sides}"]
+    changed += ["--set", f"model.schedule={sides}", "--set", "model.num_classes=37"]
+    command = ["plan", "--preset", "folder128", "--gpus", "1", "--strategy", "ddp"]
+    assert cli.main(command) == 0
+    before = capsys.readouterr().out
+    assert cli.main([*command, *changed]) == 0
+    assert capsys.readouterr().out != before
+    assert cli.main([*command, *changed[:4]]) == 2  # a tokenizer of 24 x 24 and a transformer of 16 x 16
+    assert cli.main([*command, "--slurm", *changed]) == 2
+    assert "--slurm prints the command of the preset as it is; got --set" in capsys.readouterr().err

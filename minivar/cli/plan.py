@@ -3,7 +3,7 @@
 import argparse
 
 from minivar.analysis import launch, planner
-from minivar.cli.shared import check_number
+from minivar.cli.shared import add_set_argument, check_number
 from minivar.distributed import STRATEGIES
 
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accumulate", type=int, help="parts of each GPU's share of the transformer's batch (default: the preset's)"
     )
+    add_set_argument(parser)
     parser.add_argument("--slurm", action="store_true", help="print a batch script for SLURM instead")
 
 
@@ -30,5 +31,8 @@ def run(args: argparse.Namespace) -> None:
         check_number("--images", args.images, 1, 10**12)
     numbers = {"gpu": args.gpu, "strategy": args.strategy, "utilisation": args.utilisation, "images": args.images}
     options = {"recompute": args.recompute or None, "accumulate": args.accumulate}
+    if args.slurm and args.set:
+        raise ValueError(f"--slurm prints the command of the preset as it is; got --set {args.set[0]}: add it there.")
+    options["overrides"] = args.set
     found = planner.plan(args.preset, args.gpus, **numbers, **options)
     print(launch.slurm_script(args.preset, args.gpus, args.strategy) if args.slurm else planner.as_text(found))

@@ -35,6 +35,12 @@ def add_accept_argument(parser) -> None:
     parser.add_argument("--accept", type=float, metavar="SHARE", help=text)
 
 
+def add_set_argument(parser: argparse.ArgumentParser) -> None:
+    """``--set``, for commands that take a preset."""
+    override = "change one field of the preset, as in model_train.epochs=5, model.schedule=1,2,4,8; repeatable"
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
+
+
 def add_workers_argument(parser: argparse.ArgumentParser) -> None:
     """``--workers``, for commands that read many images."""
     default = "for a GPU as many as it has cores less one, at most 8; for a CPU, or images in memory, none"

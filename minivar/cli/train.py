@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from minivar import checkpoints, presets, training
-from minivar.cli.shared import add_workers_argument
+from minivar.cli.shared import add_set_argument, add_workers_argument
 from minivar.distributed import STRATEGIES, join_ranks
 from minivar.tokenizer import TokenCache
 
@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
     parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help=strategies)
     add_workers_argument(parser)
-    override = "change one field of the preset, as in model_train.epochs=5, model.schedule=1,2,4,8; repeatable"
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=override)
+    add_set_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
