@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from minivar import checkpoints, models, presets
+from minivar import models, presets
 from minivar.analysis import complexity, memory
 from minivar.analysis.costs import PUBLISHED, recipe
 from minivar.analysis.launch import one_node
@@ -69,7 +69,6 @@ def plan(
     if not isinstance(preset.model, VARConfig | GPTConfig):
         kind = type(preset.model).__name__
         raise PlanError(f"Plans are for VAR and GPT: expected a preset of one of them, got {name} with a {kind}.")
-    checkpoints.check_pair(preset.tokenizer, preset.model)
     images = images or IMAGES.get(preset.dataset, IMAGENET) * preset.views
     configs = _checked(preset, gpus, strategy, images, recompute, accumulate)
     needed = {

@@ -2,6 +2,7 @@
 
 import argparse
 
+from minivar import checkpoints, presets
 from minivar.analysis import launch, planner
 from minivar.cli.shared import add_set_argument, check_number
 from minivar.distributed import STRATEGIES
@@ -33,6 +34,9 @@ def run(args: argparse.Namespace) -> None:
     options = {"recompute": args.recompute or None, "accumulate": args.accumulate}
     if args.slurm and args.set:
         raise ValueError(f"--slurm prints the command of the preset as it is; got --set {args.set[0]}: add it there.")
-    options["overrides"] = args.set
+    if args.set:
+        preset = presets.get(args.preset, args.set)
+        checkpoints.check_pair(preset.tokenizer, preset.model)
+        options["overrides"] = args.set
     found = planner.plan(args.preset, args.gpus, **numbers, **options)
     print(launch.slurm_script(args.preset, args.gpus, args.strategy) if args.slurm else planner.as_text(found))
