@@ -8,7 +8,7 @@ a failing case is named. Nothing is raised.
 
 from collections.abc import Callable
 
-from minivar.book.exercises import chapter06, chapter06a, chapter09, chapter11, chapter12
+from minivar.book.exercises import chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12
 from minivar.book.exercises.chapter00 import check_count_steps
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter02 import check_log_likelihood, check_nucleus, check_rotary
@@ -52,7 +52,9 @@ __all__ = [
     "check_ten_crops",
 ]
 
-REGISTRY = register((chapter06, chapter06a, chapter09, chapter11, chapter12))  # by the name of the function
+REGISTRY = register(
+    (chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12)
+)  # by the name of the function
 
 
 def use(fn: Callable) -> Callable:
