@@ -8,8 +8,7 @@ a failing case is named. Nothing is raised.
 
 from collections.abc import Callable
 
-from minivar.book.exercises import chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12
-from minivar.book.exercises.chapter00 import check_count_steps
+from minivar.book.exercises import chapter00, chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter02 import check_log_likelihood, check_nucleus, check_rotary
 from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
@@ -24,7 +23,6 @@ __all__ = [
     "Exercise",
     "REGISTRY",
     "use",
-    "check_count_steps",
     "check_compression",
     "check_quantizer_loss",
     "check_sphere_lookup",
@@ -53,7 +51,7 @@ __all__ = [
 ]
 
 REGISTRY = register(
-    (chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12)
+    (chapter00, chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12)
 )  # by the name of the function
 
 
