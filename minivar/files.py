@@ -4,6 +4,7 @@ Our own tensors lie in safetensors files, whose header holds JSON and a checksum
 dicts, which are read with ``weights_only=True``: nothing in them is ever executed.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -134,7 +135,8 @@ def read_state_dict(source: State | str | Path, *keys: str) -> State:
             raise CheckpointError(f"No checkpoint at {source}: expected a published .pth file.")
         try:
             mmap = zipfile.is_zipfile(source)  # files from before PyTorch 1.6 are not, and are read whole
-            source = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # attributes alone: LlamaGen's trainer's
+                source = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:  # torch.load raises many kinds for damaged files
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{source} is not a readable PyTorch checkpoint: {reason}") from error

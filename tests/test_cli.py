@@ -23,7 +23,7 @@ from minivar.tokenizer import VQVAE, NetConfig
 from minivar.tokenizer.caches import TokenCache
 
 COMMANDS = ("train", "tokenize", "sample", "edit", "reconstruct", "evaluate", "info", "complexity", "plan", "report")
-COMMANDS += ("serve",)
+COMMANDS += ("serve", "push")
 NETS = dataclasses.replace(conftest.NETS, patch=2)
 
 

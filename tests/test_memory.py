@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import NETS, tokenizer_config, var_config
-from live_bytes import LiveBytes
 from torch import nn
 
 from minivar import presets
 from minivar.analysis import memory, planner
+from minivar.analysis.live_bytes import LiveBytes
 from minivar.models import GPT, VAR, GPTConfig, build
 from minivar.sampling import KVCache, cache_bytes, filter_logits, guide, sample
 from minivar.scales import ScaleSchedule

@@ -3,9 +3,9 @@
 import pytest
 import torch.distributed as dist
 from conftest import var_config
-from live_bytes import LiveBytes
 
 from minivar.analysis import memory
+from minivar.analysis.live_bytes import LiveBytes
 from minivar.distributed import Ranks
 from minivar.models import VAR
 from minivar.training import parallel

@@ -78,6 +78,12 @@ def test_every_official_entry_finds_its_place(file, wrapper):
     assert own == counted
 
 
+def test_a_rotary_table_in_the_file_changes_nothing():
+    case, expected, state = load_case("llamagen_c2i")
+    gpt = checkpoints.from_llamagen_gpt({**state, "freqs_cis": torch.zeros(3)}, heads=case["heads"])
+    close(gpt(expected["cond"].long(), expected["tokens"].long()[:, :-1]), expected["logits"])
+
+
 def test_an_entry_that_does_not_fit_is_named():
     _, _, state = load_case("llamagen_c2i")
     without = {k: v for k, v in state.items() if k != "norm.weight"}

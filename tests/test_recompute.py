@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 from conftest import NETS, tokenizer_config, var_config, wake
-from live_bytes import LiveBytes
 
 from minivar import models
 from minivar.analysis import memory
+from minivar.analysis.live_bytes import LiveBytes
 from minivar.models import GPTConfig
 from minivar.tokenizer import VQVAE, DiscriminatorConfig, LossConfig, TokenizerLoss
 from minivar.training import TrainingError

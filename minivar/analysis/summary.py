@@ -53,4 +53,6 @@ def one_pass(tokenizer: VQVAE | Pixels, model: Generator) -> tuple[str, int, tup
     tokens, raster = math.prod(grid), isinstance(model, GPT)
     order = f"{grid[0]} x {grid[1]} {'in raster order' if raster else 'in the order of surety'}"
     seen = torch.zeros(1, tokens - raster, dtype=torch.int64, device=device)
+    if raster and config.caption_tokens:
+        return order, tokens, (torch.zeros(1, config.caption_tokens, config.caption_dim, device=device), seen)
     return order, tokens, (labels, seen)

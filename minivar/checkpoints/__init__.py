@@ -4,8 +4,10 @@ No pickle is ever executed: published files are read with ``weights_only=True``,
 """
 
 from minivar.checkpoints.dit import from_dit
+from minivar.checkpoints.hub import MODELS, PublishedModel, find_published, open_folder, open_published
 from minivar.checkpoints.llamagen import from_llamagen_gpt, from_llamagen_tokenizer
 from minivar.checkpoints.own import FILES, KINDS, check_pair, load, load_pair, save
+from minivar.checkpoints.release import upload, write_release
 from minivar.checkpoints.start import load_any_pair
 from minivar.checkpoints.var import from_var, to_var
 from minivar.files import CheckpointError
@@ -13,8 +15,11 @@ from minivar.files import CheckpointError
 __all__ = [
     "FILES",
     "KINDS",
+    "MODELS",
     "CheckpointError",
+    "PublishedModel",
     "check_pair",
+    "find_published",
     "from_dit",
     "from_llamagen_gpt",
     "from_llamagen_tokenizer",
@@ -22,6 +27,10 @@ __all__ = [
     "load",
     "load_any_pair",
     "load_pair",
+    "open_folder",
+    "open_published",
     "save",
     "to_var",
+    "upload",
+    "write_release",
 ]

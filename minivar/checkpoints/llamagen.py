@@ -87,14 +87,17 @@ def from_llamagen_tokenizer(state) -> VQVAE:
     return tokenizer.eval()
 
 
-def from_llamagen_gpt(state, heads: int | None = None, norm_eps: float = 1e-5) -> GPT:
+def from_llamagen_gpt(
+    state, heads: int | None = None, norm_eps: float = 1e-5, grid: tuple[int, int] | None = None
+) -> GPT:
     """Published LlamaGen transformer, class- or caption-conditional -> minivar's, in eval mode.
 
     ``heads=None`` takes those of the published widths. The grid is not in the file, since rotary positions have no
-    parameters: the model takes any, and ``sample_raster`` wants to know it (16 x 16 for 256 pixels, 24 x 24 for 384).
-    Raises ``CheckpointError`` naming the entries that do not fit.
+    parameters (16 x 16 for 256 pixels, 24 x 24 for 384): with ``grid=None`` the model takes any, and
+    ``sample_raster`` wants to know it. Raises ``CheckpointError`` naming the entries that do not fit.
     """
     state = dict(read_state_dict(state, *WRAPPERS))
+    state.pop("freqs_cis", None)  # the rotary table, a constant, which the published sampler does not load either
     codebook_size, width = shape_of(state, "tok_embeddings.weight")
     if heads is None:
         if width not in PUBLISHED_HEADS:
@@ -109,7 +112,7 @@ def from_llamagen_gpt(state, heads: int | None = None, norm_eps: float = 1e-5) -
         depth=count(state, r"layers\.(\d+)\."),
         width=width,
         heads=heads,
-        grid=None,
+        grid=grid,
         codebook_size=codebook_size,
         num_classes=classes,
         caption_tokens=captions[0],

@@ -1,4 +1,4 @@
-"""The command line: train, tokenize, sample, edit, reconstruct, evaluate, info, complexity, plan, report, serve.
+"""The command line: train, tokenize, sample, edit, reconstruct, evaluate, info, complexity, plan, report, serve ...
 
 Also ``python -m minivar.cli``. A command is a module here, with ``add_arguments`` and ``run``, whose docstring is the
 help. Every error that a user can cause is one sentence on standard error and exit code 2; a run that
@@ -11,7 +11,20 @@ import sys
 import torch
 
 from minivar.allocation import keep_memory
-from minivar.cli import complexity, edit, evaluate, info, plan, reconstruct, report, sample, serve, tokenize, train
+from minivar.cli import (
+    complexity,
+    edit,
+    evaluate,
+    info,
+    plan,
+    push,
+    reconstruct,
+    report,
+    sample,
+    serve,
+    tokenize,
+    train,
+)
 from minivar.training.interruption import EXIT_CODE, Interrupted
 
 COMMANDS = {
@@ -26,6 +39,7 @@ COMMANDS = {
     "plan": plan,
     "report": report,
     "serve": serve,
+    "push": push,
 }
 
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,24 +14,32 @@ from minivar import checkpoints, presets, sampling
 from minivar.cli.shared import (
     MOST_IMAGES,
     PICTURES,
-    SHIPPED_OPTION,
     add_accept_argument,
     add_device_arguments,
+    add_model_arguments,
     check_number,
+    open_models,
     output,
     save_npz,
 )
+from minivar.data import class_names, find_class
 from minivar.distributed import find_device, join_ranks
 from minivar.evaluation import candidates, in_batches, load_digit_classifier, surest, write_samples
 from minivar.models import VAR
 from minivar.precision import computing, convolution_order
 
 
-def parse_classes(text: str, num_classes: int) -> list[int]:
-    """ "0-3,7" -> [0, 1, 2, 3, 7]; ``ValueError`` unless all lie in 0..num_classes - 1."""
+def parse_classes(text: str, num_classes: int, find: Callable[[str], int] | None = None) -> list[int]:
+    """ "0-3,7" -> [0, 1, 2, 3, 7]; ``ValueError`` unless all lie in 0..num_classes - 1.
+
+    ``find`` gives the number of a class that is named, "3, golden retriever", where the classes have names.
+    """
     classes: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
+        if not found and find and re.search("[A-Za-z]", part):
+            classes.append(find(part))
+            continue
         if not found:
             raise ValueError(f"Classes are written as 3, 0-9 or 1,4-6; got {text!r}.")
         first, last = int(found[1]), int(found[2] or found[1])
@@ -44,8 +53,9 @@ def parse_classes(text: str, num_classes: int) -> list[int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``minivar sample``."""
-    parser.add_argument("--checkpoint", **SHIPPED_OPTION)
-    parser.add_argument("--classes", help="for instance 7, 0-9 or 1,3-5; used in rotation (default: the first ten)")
+    add_model_arguments(parser)
+    classes = "for instance 7, 0-9, 1,3-5 or, of ImageNet, golden retriever; in rotation (default: the first ten)"
+    parser.add_argument("--classes", help=classes)
     parser.add_argument("--count", type=int, default=100, help="number of images (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     parser.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
@@ -100,9 +110,11 @@ def run(args: argparse.Namespace) -> None:
     device = find_device(args.device)
     numbers = computing(device, args.precision)
     check_numbers(args)
-    tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+    tokenizer, model, header = open_models(args)
     first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
-    classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes)
+    named = header.get("classes") == "imagenet" and model.config.num_classes == len(class_names())
+    find = find_class if named else None
+    classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes, find)
     settings = settings_of(args, model, header)
     economies = _economies(args, model, device)
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
@@ -161,7 +173,7 @@ def draw_for_evaluator(args: argparse.Namespace) -> None:
         raise ValueError(f"--evaluator draws with all the arithmetic there is; got {', '.join(given)}.")
     check_numbers(args)
     with join_ranks(args.device) as ranks:
-        tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+        tokenizer, model, header = open_models(args)
         settings = settings_of(args, model, header)
         path = output(args.evaluator, (".npz",))
         tokenizer = tokenizer.to(ranks.device, memory_format=convolution_order(ranks.device))

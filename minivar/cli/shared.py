@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from minivar import checkpoints
 from minivar.data import DATA_ROOT
 from minivar.files import write_atomically
+from minivar.models import Generator
 from minivar.precision import PRECISIONS
+from minivar.tokenizer import VQVAE, Pixels
 
 SHIPPED = DATA_ROOT / "checkpoints" / "digits"
 SHIPPED_OPTION = {
@@ -20,6 +23,48 @@ SHIPPED_OPTION = {
 }
 MOST_IMAGES = 1_000_000  # of one command: they are held in memory
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--checkpoint``, ``--published`` and where the latter is: for commands that draw from either."""
+    parser.add_argument("--checkpoint", **{**SHIPPED_OPTION, "default": None})
+    names = f"a published model, or a folder with the files of one; one of {', '.join(checkpoints.MODELS)}"
+    parser.add_argument("--published", metavar="NAME", help=names)
+    folder = "folder with the published files of --published (default: the Hub's cache, else the Hub)"
+    parser.add_argument("--from", dest="folder", metavar="DIR", help=folder)
+    parser.add_argument("--offline", action="store_true", help="take --published from the Hub's cache alone")
+
+
+def open_models(args: argparse.Namespace) -> tuple[VQVAE | Pixels, Generator, dict]:
+    """Tokenizer, transformer and header of --checkpoint or --published; ``args.checkpoint`` then names either."""
+    if args.published is None:
+        if args.folder is not None or args.offline:
+            raise ValueError("--from and --offline are for --published; got one of them without.")
+        args.checkpoint = args.checkpoint or str(SHIPPED)
+        return checkpoints.load_pair(args.checkpoint)
+    if args.checkpoint is not None:
+        raise ValueError(
+            f"--checkpoint and --published each name a model: expected one of them, got {args.checkpoint} and "
+            f"{args.published}."
+        )
+    args.checkpoint = args.published
+    is_folder = args.published not in checkpoints.MODELS and Path(args.published).is_dir()
+    if is_folder and args.folder is not None:
+        raise ValueError(f"--published is a folder, {args.published}: expected no --from, got {args.folder}.")
+    if not is_folder:
+        _no_text(checkpoints.find_published(args.published).text, args.published)  # before it is downloaded
+        return checkpoints.open_published(args.published, args.folder, args.offline or None)
+    tokenizer, model, header = checkpoints.open_folder(args.published)
+    _no_text(bool(getattr(model.config, "caption_tokens", 0)), args.published)
+    return tokenizer, model, header
+
+
+def _no_text(text: bool, name: str) -> None:
+    if text:
+        raise ValueError(
+            f"{name} draws from captions, which need a text encoder and an option --text that is still to come: "
+            "expected a model of classes."
+        )
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from minivar.data.embedded import load_digits, load_emoji
 from minivar.data.emoji_world import by_style, emoji_listing, load_emoji_world
 from minivar.data.feeding import Feed, default_workers
 from minivar.data.folders import FolderSet
+from minivar.data.imagenet import class_names, find_class
 from minivar.data.loading import find_split, load
 from minivar.data.masks import box_mask, brush_mask, check_mask, read_mask, read_picture
 from minivar.data.pictures import CROPS, central_square
@@ -46,9 +47,11 @@ __all__ = [
     "by_style",
     "central_square",
     "check_mask",
+    "class_names",
     "default_workers",
     "emoji_listing",
     "emoji_views",
+    "find_class",
     "find_split",
     "jitter",
     "jittered",

@@ -1,4 +1,7 @@
-"""How much memory a computation holds at its worst, on a CPU: each storage counts from its birth to its death."""
+"""How much memory a computation holds at its worst: each storage counts from its birth to its death.
+
+It needs no numbers, so a computation on the meta device will do.
+"""
 
 import weakref
 
