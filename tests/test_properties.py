@@ -179,6 +179,8 @@ def check_outcome(name: str, texts: list[str]) -> None:
         one_sentence(str(error))
         return
     event("accepted")
+    if isinstance(preset.model, models.DiTConfig):  # which draws no tokens
+        return
     layers = (preset.model.depth, preset.tokenizer.nets.res_blocks, preset.tokenizer.num_phi, len(preset.model.grids))
     if max(layers) <= 6:  # on the meta device numbers cost nothing, but layers do
         with torch.device("meta"):
