@@ -209,7 +209,7 @@ def test_arrays_have_one_view():
 
 
 def test_unknown_names_are_refused():
-    known = "digits, emoji, emoji-64, emoji-32, fashion-mnist, cifar10, folder, shards"
+    known = "digits, quartets, emoji, emoji-64, emoji-32, fashion-mnist, cifar10, folder, shards"
     with pytest.raises(DataError, match=f"Unknown dataset 'mnist': expected one of {known}"):
         data.load("mnist")
     with pytest.raises(DataError, match="The dataset 'digits' takes no options; got crop, seed"):
