@@ -28,6 +28,14 @@ def test_nothing_is_lit_unasked_and_the_simple_picture_has_no_formulas():
     plt.close("all")
 
 
+def test_in_raster_order_there_is_one_grid_and_nothing_is_added_up():
+    figure = plots.system(("tokens",), raster=True)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert lit_boxes(figure) == 1 and not any("hat f" in text or "scale" in text for text in texts)
+    assert "back: input of the next token" in texts and "tokens $x_1, x_2, \\ldots, x_N$" in texts
+    plt.close("all")
+
+
 def test_an_unknown_part_is_refused():
     with pytest.raises(ValueError, match="Unknown part 'decode': expected one of image, encoder"):
         plots.system(("decode",))
@@ -40,4 +48,11 @@ def test_the_blocks_six_vectors_act_where_they_should():
         norm, gate = (next(x for text, (x, _) in texts if f"{sign}_{k}" in text) for sign in ("(1 + s", "gamma"))
         assert norm < gate and abs(where[rf"$\gamma_{k}$"][0] - gate) < 0.1
         assert all(abs(where[f"${name}_{k}$"][0] - norm) < 0.3 for name in "sb")
+    plt.close("all")
+
+
+def test_llamas_block_turns_queries_and_keys_before_they_attend():
+    texts = {text.get_text(): text.get_position()[0] for text in plots.llama_block("title").axes[0].texts}
+    turn, attention = (next(x for text, x in texts.items() if word in text) for word in ("turn", "attention"))
+    assert turn < attention < texts["SwiGLU"]
     plt.close("all")

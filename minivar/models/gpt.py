@@ -1,10 +1,10 @@
 """The next-token transformer: GPT over the tokens of one grid in raster order.
 
-Three styles, one class. ``style="llama"`` is LlamaGen (arXiv 2406.06525), a plain Llama: RMSNorm,
-SwiGLU, two-dimensional rotary positions, no biases. ``style="gpt2"`` is the "AR" baseline of the VAR paper's
-ablation: LayerNorm, GELU, learned positions. ``style="var"`` has VAR's own blocks and learned positions, so that the
-orders can be compared alone. The condition, a class or a caption, is a prefix of tokens before the image's.
-Explained in ``notebooks/02_raster.ipynb``.
+Three styles, one class. ``style="llama"`` is LlamaGen (arXiv 2406.06525): RMSNorm, SwiGLU, two-dimensional rotary
+positions, no biases. ``style="gpt2"`` is the "AR" baseline of the VAR paper's ablation: LayerNorm, GELU, learned
+positions. ``style="var"`` has VAR's own blocks and learned positions, so that the orders can be compared alone. The
+condition, a class or a caption, is a prefix of tokens before the image's.
+Explained in ``notebooks/02a_llamagen.ipynb``.
 """
 
 import math

@@ -8,9 +8,18 @@ a failing case is named. Nothing is raised.
 
 from collections.abc import Callable
 
-from minivar.book.exercises import chapter00, chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12
+from minivar.book.exercises import (
+    chapter00,
+    chapter02,
+    chapter02a,
+    chapter06,
+    chapter06a,
+    chapter09,
+    chapter10,
+    chapter11,
+    chapter12,
+)
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
-from minivar.book.exercises.chapter02 import check_log_likelihood, check_nucleus, check_rotary
 from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
 from minivar.book.exercises.chapter04 import check_straight_through, check_toy_decode, check_usage
 from minivar.book.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
@@ -26,9 +35,6 @@ __all__ = [
     "check_compression",
     "check_quantizer_loss",
     "check_sphere_lookup",
-    "check_log_likelihood",
-    "check_nucleus",
-    "check_rotary",
     "check_count_pairs",
     "check_crossover",
     "check_images_at_once",
@@ -51,7 +57,17 @@ __all__ = [
 ]
 
 REGISTRY = register(
-    (chapter00, chapter06, chapter06a, chapter09, chapter10, chapter11, chapter12)
+    (
+        chapter00,
+        chapter02,
+        chapter02a,
+        chapter06,
+        chapter06a,
+        chapter09,
+        chapter10,
+        chapter11,
+        chapter12,
+    )
 )  # by the name of the function
 
 

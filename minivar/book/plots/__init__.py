@@ -14,7 +14,7 @@ from minivar.book.plots.base import (
     stack_rows,
     to_unit,
 )
-from minivar.book.plots.block import adaln_block
+from minivar.book.plots.block import adaln_block, llama_block
 from minivar.book.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
 from minivar.book.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
 from minivar.book.plots.duel import DUEL_STYLE, duel_guidance, duel_points
@@ -24,11 +24,13 @@ from minivar.book.plots.raster import (
     cell_maps,
     filling,
     hatched,
+    hole_sees,
     kept_codes,
     raster_neighbours,
     teacher_forcing,
 )
 from minivar.book.plots.rivals import (
+    fid_by_size,
     learning_by_minute,
     precision_and_recall,
     published_field,
@@ -64,18 +66,21 @@ __all__ = [
     "duel_guidance",
     "duel_points",
     "filling",
+    "fid_by_size",
     "filter_orders",
     "frontier",
     "gan_curves",
     "gaussians_in_plane",
     "guidance_line",
     "hatched",
+    "hole_sees",
     "image_as_tokens",
     "image_grid",
     "kept_codes",
     "leakage",
     "learning_by_minute",
     "line_panels",
+    "llama_block",
     "loss_over_compute",
     "memory_bars",
     "network_shapes",

@@ -1,4 +1,4 @@
-"""A block of VAR as a diagram: where the six vectors of AdaLN act."""
+"""Blocks of transformers as diagrams: VAR's, where the six vectors of AdaLN act, and LlamaGen's."""
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -27,14 +27,44 @@ VECTORS = (  # name, where it stands, the step that it acts on
     (r"$b_2$", 8.45, 5),
     (r"$\gamma_2$", 10.45, 7),
 )
+LLAMA_STEPS = (
+    (1.6, 1.0, "RMSNorm", "0.94"),
+    (2.75, 0.9, "linear:\n$q, k, v$", "0.94"),
+    (3.95, 1.1, "turn $q$ and $k$\nby their place", LIT),
+    (5.15, 0.9, "causal\nattention", ATTENTION),
+    (6.2, 0.8, "linear", "0.94"),
+    (8.2, 1.0, "RMSNorm", "0.94"),
+    (9.5, 1.0, "SwiGLU", MLP),
+)
+LLAMA_SUMS = (7.1, 10.5)
+
+
+def llama_block(title: str) -> Figure:
+    """x + linear(attention(turned q, turned k, v)) of RMSNorm(x), then x + SwiGLU(RMSNorm(x))."""
+    figure, ax = plt.subplots(figsize=(10.5, 1.9), layout="constrained")
+    _stream(ax, (LLAMA_STEPS[:5], LLAMA_STEPS[5:]), LLAMA_SUMS)
+    ax.set(xlim=(0.1, 11.5), ylim=(-0.45, 1.15), aspect="equal")
+    ax.axis("off")
+    ax.set_title(title, fontsize=11)
+    return figure
 
 
 def adaln_block(title: str) -> Figure:
     """x + gamma_1 attention(LN(x) (1 + s_1) + b_1), then the same with the MLP; the class makes the six vectors."""
     figure, ax = plt.subplots(figsize=(10.5, 3.2), layout="constrained")
-    for place, width, text, colour in STEPS:
+    _stream(ax, (STEPS[:4], STEPS[4:]), SUMS)
+    _makers(ax)
+    ax.set(xlim=(0.1, 12.2), ylim=(-0.45, 2.85), aspect="equal")
+    ax.axis("off")
+    ax.set_title(title, fontsize=11)
+    return figure
+
+
+def _stream(ax, branches, sums: tuple[float, float]) -> None:
+    """The residual stream: two branches of steps, each of which joins it again at its sum."""
+    for place, width, text, colour in (step for branch in branches for step in branch):
         draw_box(ax, Box(place, LINE_Y, width, 0.66, text), colour, 8)
-    for branch, total in zip((STEPS[:4], STEPS[4:]), SUMS, strict=True):
+    for branch, total in zip(branches, sums, strict=True):
         start = branch[0][0] - branch[0][1] / 2 - 0.3
         ax.plot((start, start), (LINE_Y, -0.25), color="0.35", lw=1.1)  # around the branch
         ax.plot((start, total), (-0.25, -0.25), color="0.35", lw=1.1)
@@ -47,13 +77,8 @@ def adaln_block(title: str) -> Figure:
             draw_arrow(ax, (place + width / 2, LINE_Y), (after - half, LINE_Y))
         draw_arrow(ax, (start - 0.35, LINE_Y), (branch[0][0] - branch[0][1] / 2, LINE_Y))
     ax.text(0.35, LINE_Y, "$x$", ha="center", va="center", fontsize=10)
-    draw_arrow(ax, (SUMS[1] + 0.17, LINE_Y), (SUMS[1] + 0.55, LINE_Y))
-    ax.text(SUMS[1] + 0.7, LINE_Y, "$x$", ha="center", va="center", fontsize=10)
-    _makers(ax)
-    ax.set(xlim=(0.1, 12.2), ylim=(-0.45, 2.85), aspect="equal")
-    ax.axis("off")
-    ax.set_title(title, fontsize=11)
-    return figure
+    draw_arrow(ax, (sums[1] + 0.17, LINE_Y), (sums[1] + 0.55, LINE_Y))
+    ax.text(sums[1] + 0.7, LINE_Y, "$x$", ha="center", va="center", fontsize=10)
 
 
 def _makers(ax) -> None:

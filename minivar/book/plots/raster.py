@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from torch import Tensor
 
 from minivar.book.plots.base import COLOURS, show_image
@@ -150,6 +150,40 @@ def cell_maps(
         ax.set_title(name, fontsize=10)
     axes[0, 0].set_ylabel("row")
     figure.colorbar(shown, ax=axes, label=label, fraction=0.03)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def hole_sees(given: Tensor, scales_given: list[Tensor], cell: tuple[int, int], title: str) -> Figure:
+    """What can be read when one cell of a hole is drawn: in raster order, left, and over the scales of a pyramid.
+
+    ``given``: bool (rows, columns), where the image is known, and the same for every scale; ``cell``: (row, column)
+    of the last scale, counted from 0.
+    """
+    sides = [len(given), *map(len, scales_given)]
+    figure, axes = plt.subplots(
+        1, len(sides), figsize=(10.5, 3.3), width_ratios=[max(side, 2.5) for side in sides], layout="constrained"
+    )
+    known, drawn, unread, not_yet = COLOURS[0], COLOURS[4], "0.8", "white"
+    for panel, (ax, mask) in enumerate(zip(axes, (given, *scales_given), strict=True)):
+        last = panel in (0, len(sides) - 1)
+        for i, j in np.ndindex(*mask.shape):
+            before = (i, j) < cell if panel == 0 else not last
+            colour = (known if before else unread) if mask[i, j] else (drawn if before else not_yet)
+            colour = "black" if last and (i, j) == cell else colour
+            ax.add_patch(Rectangle((j, i), 1, 1, fc=colour, ec="0.35", lw=0.7))
+        ax.set(xlim=(-0.05, mask.shape[1] + 0.05), ylim=(mask.shape[0] + 0.05, -0.05), aspect="equal", anchor="C")
+        ax.axis("off")
+        ax.set_title("raster order" if panel == 0 else f"scale {panel}", fontsize=10)
+    words = {
+        "black": "the cell to draw",
+        known: "given, and read",
+        drawn: "drawn before, and read",
+        unread: "given, and not read",
+        not_yet: "not there yet",
+    }
+    handles = [Patch(fc=colour, ec="0.35", label=text) for colour, text in words.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncol=len(words), fontsize=8.5, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 

@@ -63,6 +63,30 @@ def published_field(results: Sequence[Result], title: str) -> Figure:
     return figure
 
 
+def fid_by_size(families: Mapping[str, Sequence[Result]], title: str, floor: tuple[str, float]) -> Figure:
+    """FID over the number of parameters, a line a family, and a dashed line at ``floor``, (name, FID)."""
+    figure, ax = plt.subplots(figsize=(7.6, 4), layout="constrained")
+    for family, results in families.items():
+        colour, marker = KINDS[results[0].kind]
+        x, y = [result.millions for result in results], [result.fid for result in results]
+        ax.plot(x, y, color=colour, marker=marker, ms=6, label=family)
+        for result in results:
+            name, place = result.name.split("-", 1)[1], (result.millions, result.fid)
+            shift = (-8, -9) if results[0].kind == "next scale" else (4, 6)
+            style = {"ha": "left" if shift[0] > 0 else "right", "fontsize": 8.5}
+            style["bbox"] = {"fc": "white", "ec": "none", "pad": 0.3, "alpha": 0.8}
+            ax.annotate(name, place, shift, textcoords="offset points", **style)
+    ax.margins(y=0.12)
+    ax.axhline(floor[1], color="black", lw=1, ls="--", label=floor[0])
+    ax.set(xscale="log", xlabel="parameters (millions)", ylabel="FID, lower is better", ylim=(0, None))
+    ax.set_xticks([100, 300, 1000, 3000], ["100", "300", "1,000", "3,000"])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8.5)
+    ax.set_title(title, fontsize=11)
+    return figure
+
+
 def side_points(
     rows: Mapping[str, Sequence[Run]],
     columns: Mapping[str, Callable[[Run], float]],

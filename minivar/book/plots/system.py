@@ -49,8 +49,10 @@ ROUND = {  # what the quantiser does at every scale
 GRIDS = (1, 2, 4)  # a pyramid of three scales, as an example
 
 
-def system(lit: Iterable[str] = (), title: str = "", simple: bool = False) -> Figure:
+def system(lit: Iterable[str] = (), title: str = "", simple: bool = False, raster: bool = False) -> Figure:
     """All of VAR in one picture; the parts in ``lit`` (of ``PARTS``) are coloured. ``simple``: without formulas.
+
+    ``raster``: the same of a model in raster order, whose tokens are one grid, and whose codes are not added up.
 
     Raises ``ValueError`` for a part that there is not.
     """
@@ -60,10 +62,16 @@ def system(lit: Iterable[str] = (), title: str = "", simple: bool = False) -> Fi
     figure, ax = plt.subplots(figsize=(10.5, 3.5), layout="constrained")
     for name, box in PARTS.items():
         draw_box(ax, box, LIT if name in lit else PLAIN)
-    _quantiser(ax, simple)
-    _pyramid(ax, PARTS["tokens"], "tokens" if simple else r"tokens $r_1, r_2, \ldots, r_K$")
-    _sum(ax, PARTS["f_hat"], simple)
-    _arrows(ax, simple)
+    if raster:
+        box = PARTS["quantiser"]
+        ax.text(box.x, box.y, "quantiser:\nthe nearest code, for every cell", ha="center", va="center", fontsize=8.5)
+        _grid(ax, PARTS["tokens"], "tokens" if simple else r"tokens $x_1, x_2, \ldots, x_N$")
+        _grid(ax, PARTS["f_hat"], "the codes of the tokens")
+    else:
+        _quantiser(ax, simple)
+        _pyramid(ax, PARTS["tokens"], "tokens" if simple else r"tokens $r_1, r_2, \ldots, r_K$")
+        _sum(ax, PARTS["f_hat"], simple)
+    _arrows(ax, simple, raster)
     ax.text(-0.05, UP + 0.86, "an image becomes tokens", fontsize=8.5, color="0.3", style="italic")
     ax.text(-0.05, DOWN + 0.72, "tokens become an image", fontsize=8.5, color="0.3", style="italic")
     ax.set(xlim=(-0.15, 10.55), ylim=(-0.3, 3.5), aspect="equal")
@@ -123,6 +131,20 @@ def _pyramid(ax, box: Box, text: str) -> None:
     ax.text(box.x, box.y - 0.25, text, ha="center", va="center", fontsize=7)
 
 
+def _grid(ax, box: Box, text: str) -> None:
+    """One token map, and the path through it."""
+    cells, side = GRIDS[-1], 0.13
+    left, top = box.x - cells * side / 2, box.y + 0.4
+    for row in range(cells):
+        for column in range(cells):
+            corner = (left + column * side, top - (row + 1) * side)
+            ax.add_patch(Rectangle(corner, side, side, fc=scale_colour(1), ec="white", lw=0.8))
+    corners = [(x, row) for row in range(cells) for x in (0, cells - 1)]
+    x, y = zip(*((left + (x + 0.5) * side, top - (row + 0.5) * side) for x, row in corners), strict=True)
+    ax.plot(x, y, color="white", lw=0.9)
+    ax.text(box.x, box.y - 0.3, text, ha="center", va="center", fontsize=7)
+
+
 def _sum(ax, box: Box, simple: bool) -> None:
     """The image so far."""
     text = "the image so far" if simple else r"$\hat f = \sum_k \phi_k(\mathrm{up}(\mathrm{codes}_k))$"
@@ -133,7 +155,7 @@ def _sum(ax, box: Box, simple: bool) -> None:
         ax.text(box.x - 0.24 + k * 0.4, box.y - 0.25, "+", ha="center", va="center", fontsize=8)
 
 
-def _arrows(ax, simple: bool) -> None:
+def _arrows(ax, simple: bool, raster: bool) -> None:
     """What goes where: to the right above, down, to the left below, and back to the transformer."""
     parts = PARTS
     for a, b in (("image", "encoder"), ("encoder", "features"), ("features", "quantiser"), ("quantiser", "tokens")):
@@ -141,11 +163,18 @@ def _arrows(ax, simple: bool) -> None:
     below = ("transformer", "drawing", "f_hat", "decoder", "samples", "judge")
     for a, b in zip(below, below[1:], strict=False):
         draw_arrow(ax, (parts[a].x - parts[a].width / 2, DOWN), (parts[b].x + parts[b].width / 2, DOWN))
-    tokens, transformer, f_hat = parts["tokens"], parts["transformer"], parts["f_hat"]
+    tokens, transformer = parts["tokens"], parts["transformer"]
     draw_arrow(ax, (9.7, tokens.y - tokens.height / 2), (9.7, transformer.y + transformer.height / 2), dashed=True)
     ax.text(9.76, 1.56, "to learn from", fontsize=7, color="0.3", va="center")
-    draw_arrow(ax, (f_hat.x, DOWN - f_hat.height / 2), (transformer.x, DOWN - transformer.height / 2), bend=0.17)
-    back = "back, for the next scale" if simple else "averaged down: input of the next scale"
-    ax.text(7.15, DOWN - 0.94, back, ha="center", va="center", fontsize=7, color="0.3")
+    goes_back = parts["drawing" if raster else "f_hat"]
+    bend, back = (0.17, "averaged down: input of the next scale")
+    if raster:
+        bend, back = (0.35, "back: input of the next token")
+    draw_arrow(
+        ax, (goes_back.x, DOWN - goes_back.height / 2), (transformer.x, DOWN - transformer.height / 2), bend=bend
+    )
+    back = "back, for the next scale" if simple and not raster else back
+    place = (goes_back.x + transformer.x) / 2
+    ax.text(place, DOWN - 0.94, back, ha="center", va="center", fontsize=7, color="0.3")
     draw_arrow(ax, (9.0, 1.5), (9.0, transformer.y + transformer.height / 2))
     ax.text(8.95, 1.56, "class", ha="right", fontsize=7, color="0.3", va="center")
