@@ -1,6 +1,7 @@
 """The residual pyramid against plain loops, its gradients, its loss, and the health of its codebook."""
 
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -117,6 +118,14 @@ def reference(quantizer: MultiScaleQuantizer, features):
 
 def test_phi_map_is_the_published_one():
     assert phi_indices(10, 4) == (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+
+
+def test_a_tie_between_two_ticks_goes_to_the_finer_as_chapter_04_says():
+    ticks = [Fraction(n, 36) for n in (3, 13, 23, 33)]
+    for count in range(1, 101):
+        places = [Fraction(k, max(count - 1, 1)) for k in range(count)]
+        exact = tuple(max(range(4), key=lambda i: (-abs(ticks[i] - place), i)) for place in places)  # noqa: B023
+        assert phi_indices(count, 4) == exact
 
 
 def test_phi_map_of_one_scale_and_of_one_phi():

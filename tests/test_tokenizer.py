@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import NETS, tokenizer_config, wake
 
+from minivar.analysis.summary import stages
 from minivar.scales import VAR_256, ScaleSchedule
 from minivar.tokenizer import VQVAE, TokenizerConfig
 
@@ -134,3 +135,16 @@ def test_without_other_words_a_tokenizer_is_the_published_one():
 def test_channels_that_groups_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="GroupNorm with 32 groups needs channels divisible by it; got 40 x 1"):
         NETS.__class__(base_channels=40)
+
+
+def test_the_stages_of_a_tokenizer_have_its_parameters_and_leave_no_hook_behind():
+    with torch.device("meta"):
+        tokenizer = VQVAE(TokenizerConfig())
+        parts = stages(tokenizer)
+    assert parts == stages(tokenizer)
+    assert [name for name, _, _ in parts[:2]] == ["enc conv_in", "enc level 0"]
+    assert parts[-1] == ("image", (3, 256, 256), 0)
+    assert ("f_hat", (32, 16, 16), 4096 * 32 + 36_992) in parts
+    norms = 2 * (640 + 160)  # those before the two output convolutions are no parts
+    assert sum(count for _, _, count in parts) + norms == sum(p.numel() for p in tokenizer.parameters())
+    assert not any(module._forward_hooks for module in tokenizer.modules())

@@ -3,7 +3,8 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from minivar.analysis.complexity import count_flops
 from minivar.models import GPT, VAR, DiT, Generator
@@ -56,3 +57,36 @@ def one_pass(tokenizer: VQVAE | Pixels, model: Generator) -> tuple[str, int, tup
     if raster and config.caption_tokens:
         return order, tokens, (torch.zeros(1, config.caption_tokens, config.caption_dim, device=device), seen)
     return order, tokens, (labels, seen)
+
+
+def stages(tokenizer: VQVAE) -> list[tuple[str, tuple[int, int, int], int]]:
+    """(name, (channels, h, w) of what it returns, parameters) of each part, on the way of an image of zeros.
+
+    The norms before the two output convolutions are no parts of their own, and not counted. A
+    tokenizer on the meta device costs neither memory nor time.
+    """
+    found: list[tuple[str, tuple[int, ...], int]] = []
+
+    def count(module: nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    def watch(name: str, module: nn.Module) -> RemovableHandle:
+        note = lambda m, _, out: found.append((name, tuple(out.shape[1:]), count(m)))  # noqa: E731
+        return module.register_forward_hook(note)
+
+    watching = []
+    for name, module in tokenizer.named_modules():
+        first, *rest = name.split(".")
+        level = len(rest) == 2 and rest[0] == "levels"
+        if first in ("encoder", "decoder") and (level or rest in (["conv_in"], ["middle"], ["conv_out"])):
+            watching.append(watch(name.replace("coder.", "c ").replace("levels.", "level "), module))
+        elif name in ("quant_conv", "post_quant_conv"):
+            watching.append(watch(name, module))
+    config, device = tokenizer.config, tokenizer.quantizer.codebook.device
+    with torch.no_grad():
+        features = tokenizer.features(torch.zeros(1, config.nets.image_channels, *config.image_size, device=device))
+        found.append(("f_hat", tuple(features.shape[1:]), count(tokenizer.quantizer)))
+        image = tokenizer.decode_features(features)
+    for handle in watching:
+        handle.remove()
+    return [*found, ("image", tuple(image.shape[1:]), 0)]

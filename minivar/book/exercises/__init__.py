@@ -12,6 +12,8 @@ from minivar.book.exercises import (
     chapter00,
     chapter02,
     chapter02a,
+    chapter04,
+    chapter04a,
     chapter06,
     chapter06a,
     chapter09,
@@ -21,7 +23,6 @@ from minivar.book.exercises import (
 )
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
-from minivar.book.exercises.chapter04 import check_straight_through, check_toy_decode, check_usage
 from minivar.book.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
 from minivar.book.exercises.chapter07 import check_append, check_draw, check_filter, check_guided_probabilities
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
@@ -38,9 +39,6 @@ __all__ = [
     "check_count_pairs",
     "check_crossover",
     "check_images_at_once",
-    "check_straight_through",
-    "check_toy_decode",
-    "check_usage",
     "check_guidance",
     "check_parameter_count",
     "check_teacher_inputs",
@@ -61,6 +59,8 @@ REGISTRY = register(
         chapter00,
         chapter02,
         chapter02a,
+        chapter04,
+        chapter04a,
         chapter06,
         chapter06a,
         chapter09,
@@ -68,7 +68,7 @@ REGISTRY = register(
         chapter11,
         chapter12,
     )
-)  # by the name of the function
+)
 
 
 def use(fn: Callable) -> Callable:

@@ -41,7 +41,15 @@ from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_lin
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
 from minivar.book.plots.system import system
-from minivar.book.plots.tokens import network_shapes, number_grids, phi_ticks, scale_inputs, token_maps
+from minivar.book.plots.tokens import (
+    network_shapes,
+    number_grids,
+    phi_ticks,
+    pyramid_by_hand,
+    scale_inputs,
+    schedule_sides,
+    token_maps,
+)
 from minivar.book.plots.training import line_panels, training_curves, usage_bars
 
 __all__ = [
@@ -90,6 +98,7 @@ __all__ = [
     "power_laws",
     "precision_and_recall",
     "published_field",
+    "pyramid_by_hand",
     "raster_neighbours",
     "roofline",
     "rung_pictures",
@@ -98,6 +107,7 @@ __all__ = [
     "save_images",
     "scale_colour",
     "scale_inputs",
+    "schedule_sides",
     "seen_and_heldout",
     "show_image",
     "side_points",

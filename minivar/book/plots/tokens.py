@@ -91,19 +91,51 @@ def number_grids(rows, title: str) -> Figure:
     return figure
 
 
+def pyramid_by_hand(f: Tensor, codebook: Tensor, tokens: list[Tensor], title: str) -> Figure:
+    """Residual quantisation of a map f (n, n) by scalar codes (V,), repeated over blocks; K grids (n_k, n_k)."""
+    rows, f_hat = [], torch.zeros_like(f)
+    for k, picked in enumerate(tokens):
+        side, block = len(picked), len(f) // len(picked)
+        residual = f - f_hat
+        mean = residual.unflatten(0, (side, block)).unflatten(2, (side, block)).mean(dim=(1, 3))
+        code = codebook[picked]
+        f_hat = f_hat + code.repeat_interleave(block, 0).repeat_interleave(block, 1)
+        step = {"residual": residual, "averaged down": mean, "token": picked, "its code": code}
+        rows.append((f"scale {k + 1}", [*step.items(), ("$\\hat f$ so far", f_hat)]))
+    return number_grids(rows, title)
+
+
+def schedule_sides(schedules: dict[str, tuple[tuple[int, int], ...]], title: str) -> Figure:
+    """The grids' sides by number of the scale, one line a schedule (square grids), on a logarithmic axis."""
+    figure, ax = plt.subplots(figsize=(7, 3.4))
+    for i, (name, grids) in enumerate(schedules.items()):
+        numbers, sides = range(1, len(grids) + 1), [height for height, _ in grids]
+        ax.plot(numbers, sides, "os^Dv"[i], ls="-", color=COLOURS[i], lw=1.2, ms=11 - 2 * i, label=name)
+    ax.set_yscale("log", base=2)
+    ticks = [2**i for i in range(7)]
+    ax.set_yticks(ticks, [str(tick) for tick in ticks])
+    ax.set(xlabel="number of the scale, k", ylabel="side of its grid, $h_k = w_k$")
+    ax.set_xticks(range(1, 1 + max(map(len, schedules.values()))))
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    ax.set_title(title, fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
 def phi_ticks(assignments: dict[int, tuple[int, ...]], ticks, title: str) -> Figure:
-    """For each number of scales K, the scales at k / (K - 1), joined to the tick of the convolution they use."""
+    """For each number of scales K, scale k at (k - 1) / (K - 1), joined to the tick of the convolution it uses."""
     figure, ax = plt.subplots(figsize=(9, 1.3 * len(assignments) + 1.2))
     for row, (scales, indices) in enumerate(assignments.items()):
         for k, i in enumerate(indices):
             x = k / max(scales - 1, 1)
             ax.plot([x, ticks[i]], [row, row + 0.55], color=COLOURS[i], lw=1.2)
             ax.plot(x, row, "o", color=COLOURS[i], ms=7)
-            ax.text(x, row - 0.22, str(k), ha="center", va="center", fontsize=8)
+            ax.text(x, row - 0.22, str(k + 1), ha="center", va="center", fontsize=8)
         for i, tick in enumerate(ticks):
             ax.plot(tick, row + 0.55, "s", color=COLOURS[i], ms=9, label=f"convolution {i}" if row == 0 else None)
     ax.set_yticks(range(len(assignments)), [f"K = {scales}" for scales in assignments])
-    ax.set(xlabel="k / (K - 1)", xlim=(-0.04, 1.04), ylim=(-0.5, len(assignments) - 0.1))
+    ax.set(xlabel="(k - 1) / (K - 1) of scale k", xlim=(-0.04, 1.04), ylim=(-0.5, len(assignments) - 0.1))
     ax.legend(fontsize=8, ncol=len(ticks), loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     ax.set_title(title, fontsize=11)
     figure.tight_layout()
