@@ -2,7 +2,7 @@
 
 Random draws are taken in the order and shape of the published code, so that a seed gives the same image on a CPU:
 one multinomial per scale from a (B * h_k * w_k, V) table, then, with ``smooth``, one exponential of that shape.
-Explained in ``notebooks/00_quickstart.ipynb`` and ``notebooks/05_next_scale.ipynb``.
+Explained in ``notebooks/00_quickstart.ipynb`` and ``notebooks/05a_loss_and_loop.ipynb``.
 """
 
 from typing import NamedTuple

@@ -40,6 +40,7 @@ from minivar.book.plots.rivals import (
 from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_line, roofline, time_bars
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
+from minivar.book.plots.strip import sampling_strip
 from minivar.book.plots.system import system
 from minivar.book.plots.tokens import (
     network_shapes,
@@ -103,6 +104,7 @@ __all__ = [
     "roofline",
     "rung_pictures",
     "rungs",
+    "sampling_strip",
     "save_figure",
     "save_images",
     "scale_colour",

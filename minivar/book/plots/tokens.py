@@ -9,15 +9,30 @@ from torch import Tensor
 from minivar.book.plots.base import COLOURS, scale_colour, show_image
 
 
+def show_tokens(ax, grid: np.ndarray, codebook_size: int) -> None:
+    """One token map (h, w), coloured by index, with the indices written in."""
+    ax.imshow(grid, cmap="cividis", vmin=0, vmax=codebook_size - 1)
+    for (i, j), token in np.ndenumerate(grid):
+        colour = "black" if token > codebook_size / 2 else "white"
+        ax.text(j, i, str(token), ha="center", va="center", fontsize=max(5, 11 - len(grid)), color=colour)
+
+
+def first_component(features: list[Tensor]) -> list[Tensor]:
+    """Maps (C, h_k, w_k) -> (h_k, w_k): all cells along the one direction in which they differ most."""
+    flat_LC = torch.cat([f.flatten(1).T for f in features])
+    flat_LC = flat_LC - flat_LC.mean(0)
+    direction_C = torch.linalg.svd(flat_LC, full_matrices=False).Vh[0]
+    values_L = flat_LC @ (direction_C * direction_C[direction_C.abs().argmax()].sign())  # its sign is arbitrary
+    parts = values_L.split([f[0].numel() for f in features])
+    return [part.view(f.shape[1:]) for part, f in zip(parts, features, strict=True)]
+
+
 def token_maps(tokens: list[Tensor], schedule, codebook_size: int, title: str) -> Figure:
     """The pyramid of one image: each scale's codes as a coloured grid with the indices written in. K x (1, l)."""
     figure, axes = plt.subplots(1, schedule.num_scales, figsize=(2.2 * schedule.num_scales, 2.7))
     for k, (ax, tokens_1l) in enumerate(zip(np.atleast_1d(axes), tokens, strict=True)):
         grid = tokens_1l[0].view(schedule.grids[k]).numpy()
-        ax.imshow(grid, cmap="cividis", vmin=0, vmax=codebook_size - 1)
-        for (i, j), token in np.ndenumerate(grid):
-            colour = "black" if token > codebook_size / 2 else "white"
-            ax.text(j, i, str(token), ha="center", va="center", fontsize=max(5, 11 - grid.shape[0]), color=colour)
+        show_tokens(ax, grid, codebook_size)
         ax.set_title(f"scale {k + 1}: {grid.shape[0]} x {grid.shape[1]}", fontsize=9, color=scale_colour(k))
         ax.set_xticks([])
         ax.set_yticks([])
@@ -33,13 +48,10 @@ def scale_inputs(before, f_hats, tokens, after, schedule, codebook_size: int, ti
     first principal component, since the first scale reads the class instead; ``tokens``: K x (1, h_k * w_k).
     """
     K = schedule.num_scales
-    flat_LC = torch.cat([f.flatten(1).T for f in f_hats])
-    direction_C1 = torch.pca_lowrank(flat_LC, q=1)[2]
-    values_L = ((flat_LC - flat_LC.mean(0)) @ direction_C1)[:, 0]
-    limit = float(values_L.abs().max())
+    maps = first_component(f_hats)
+    limit = max(float(values.abs().max()) for values in maps)
     figure, axes = plt.subplots(K, 4, figsize=(8.4, 2.05 * K + 0.6), squeeze=False)
     names = ("image so far", "input: its features, averaged", "target: token map", "image with this scale")
-    begin = 0
     for k, row in enumerate(axes):
         show_image(row[0], before[k])
         grid = tokens[k][0].view(schedule.grids[k]).numpy()
@@ -47,13 +59,8 @@ def scale_inputs(before, f_hats, tokens, after, schedule, codebook_size: int, ti
             row[1].text(0.5, 0.5, "class\n+ start position", ha="center", va="center", transform=row[1].transAxes)
             row[1].set_box_aspect(grid.shape[0] / grid.shape[1])
         else:
-            values = values_L[begin : begin + grid.size].view(schedule.grids[k])
-            row[1].imshow(values.numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
-            begin += grid.size
-        row[2].imshow(grid, cmap="cividis", vmin=0, vmax=codebook_size - 1)
-        for (i, j), token in np.ndenumerate(grid):
-            colour = "black" if token > codebook_size / 2 else "white"
-            row[2].text(j, i, str(token), ha="center", va="center", fontsize=max(5, 11 - len(grid)), color=colour)
+            row[1].imshow(maps[k - 1].numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+        show_tokens(row[2], grid, codebook_size)
         show_image(row[3], after[k])
         row[0].set_ylabel(f"scale {k + 1}\n{grid.shape[0]} x {grid.shape[1]}", fontsize=10, color=scale_colour(k))
         for ax, name in zip(row, names, strict=True):

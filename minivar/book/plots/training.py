@@ -55,18 +55,19 @@ def training_curves(entries: list[dict], title: str) -> Figure:
 def line_panels(panels, title: str, reference: tuple[str, float] | None = None, low: float = 0) -> Figure:
     """Line plots side by side; each panel is (title, x, {name: y}, x label, y label).
 
-    ``reference``, (name, y), is a dashed line in the first panel; ``low`` is where the vertical axes begin.
+    ``reference``, (name, y), is a dashed line in the first panel, whose axis reaches to it; ``low`` is where the vertical
+    axes begin.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.1), squeeze=False)
     for ax, (name, x, series, x_label, y_label) in zip(axes[0], panels, strict=True):
         for i, (label, y) in enumerate(series.items()):
             ax.plot(x, y, color=COLOURS[i], lw=1.6, label=label)
+        if reference and ax is axes[0, 0]:
+            ax.axhline(reference[1], color="black", lw=1, ls="--", label=reference[0])
         ax.margins(y=0.3)  # above the curves, for the legend
         ax.set(xlabel=x_label, ylabel=y_label, ylim=(low, None))
         ax.set_title(name, fontsize=10)
         ax.grid(alpha=0.3)
-        if reference and ax is axes[0, 0]:
-            ax.axhline(reference[1], color="black", lw=1, ls="--", label=reference[0])
         if len(ax.lines) > 1:
             ax.legend(fontsize=7, ncol=2)
     figure.suptitle(title, fontsize=11)
