@@ -25,7 +25,6 @@ from minivar.book.exercises import (
 )
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
-from minivar.book.exercises.chapter05 import check_guidance, check_parameter_count, check_teacher_inputs
 from minivar.book.exercises.chapter07 import check_append, check_draw, check_filter, check_guided_probabilities
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
@@ -41,9 +40,6 @@ __all__ = [
     "check_count_pairs",
     "check_crossover",
     "check_images_at_once",
-    "check_guidance",
-    "check_parameter_count",
-    "check_teacher_inputs",
     "check_append",
     "check_draw",
     "check_filter",

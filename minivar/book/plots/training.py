@@ -55,8 +55,8 @@ def training_curves(entries: list[dict], title: str) -> Figure:
 def line_panels(panels, title: str, reference: tuple[str, float] | None = None, low: float = 0) -> Figure:
     """Line plots side by side; each panel is (title, x, {name: y}, x label, y label).
 
-    ``reference``, (name, y), is a dashed line in the first panel, whose axis reaches to it; ``low`` is where the vertical
-    axes begin.
+    ``reference``, (name, y), is a dashed line in the first panel, whose axis reaches to it; ``low`` is where the
+    vertical axes begin.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.1), squeeze=False)
     for ax, (name, x, series, x_label, y_label) in zip(axes[0], panels, strict=True):
