@@ -31,6 +31,13 @@ def first() -> Case:
     return Case(CASES[0])
 
 
+def assert_pixels(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Of one case every fourth row and column is kept, since the repository has to stay small."""
+    step = got.shape[-1] // expected.shape[-1]
+    assert step in (1, 4)
+    assert_close(got[..., ::step, ::step], expected)
+
+
 def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
@@ -48,12 +55,12 @@ def test_features_tokens_and_reconstruction(case):
         assert torch.equal(tokens_Bl, case.results[f"tokens_{k}"])
     f_hat = list(case.tokenizer.quantizer.accumulate(tokens))[-1]
     assert_close(f_hat.detach(), case.results["f_hat_last"])
-    assert_close(case.tokenizer.decode(tokens), case.results["recon"])
+    assert_pixels(case.tokenizer.decode(tokens), case.results["recon"])
 
 
 def test_training_forward_of_the_tokenizer(case):
     out = case.tokenizer(case.images)
-    assert_close(out.reconstruction.detach(), case.results["train_recon"])
+    assert_pixels(out.reconstruction.detach(), case.results["train_recon"])
     assert_close(out.loss.detach(), case.results["vq_loss"])
 
 
@@ -70,7 +77,7 @@ def test_sampling(case, kind):
     generator = torch.Generator().manual_seed(case.seed)
     got = sample(case.model, case.tokenizer, case.labels, **options, generator=generator)
     assert torch.equal(got.tokens, case.results[f"{kind}_tokens"])
-    assert_close(got.images, case.results[f"{kind}_image"])
+    assert_pixels(got.images, case.results[f"{kind}_image"])
 
 
 @pytest.mark.parametrize("kind", ["inpaint", "outpaint"])
@@ -79,7 +86,7 @@ def test_editing(case, kind):
     generator = torch.Generator().manual_seed(case.seed)
     got = edit(case.model, case.tokenizer, case.images, case.labels, mask, **case.options, generator=generator)
     assert torch.equal(got.tokens, case.results[f"{kind}_tokens"])
-    assert_close(got.images, case.results[f"{kind}_image"])
+    assert_pixels(got.images, case.results[f"{kind}_image"])
 
 
 def test_no_result_is_left_uncompared(case):
