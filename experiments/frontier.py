@@ -1,4 +1,4 @@
-"""The frontier of chapter 07: what drawing with less arithmetic saves in milliseconds and costs in quality.
+"""The frontier of chapter 07a: what drawing with less arithmetic saves in milliseconds and costs in quality.
 
 python -m experiments.frontier train     # a small and a revealed transformer, of digits and of emoji: runs/frontier
 python -m experiments.frontier quality   # samples of every variant, three seeds -> data/results/frontier.json

@@ -193,19 +193,23 @@ def guided_everywhere(p_class, p_null, k, num_scales, cfg):
     return ((1 + cfg) * p_class.log() - cfg * p_null.log()).softmax(-1)
 
 
+def guided_from_zero(p_class, p_null, k, num_scales, cfg):
+    return guided_everywhere(p_class, p_null, k, num_scales, cfg * k / max(num_scales - 1, 1))
+
+
 def guided_in_probabilities(p_class, p_null, k, num_scales, cfg):
-    t = cfg * k / max(num_scales - 1, 1)
+    t = cfg * (k - 1) / max(num_scales - 1, 1)
     p = (p_class + t * (p_class - p_null)).clamp_min(0)
     return p / p.sum(-1, keepdim=True)
 
 
 def guided_without_sum(p_class, p_null, k, num_scales, cfg):
-    t = cfg * k / max(num_scales - 1, 1)
+    t = cfg * (k - 1) / max(num_scales - 1, 1)
     return p_class * (p_class / p_null) ** t
 
 
 def guided_by_s(p_class, p_null, k, num_scales, cfg):
-    s = cfg * k / max(num_scales - 1, 1)
+    s = cfg * (k - 1) / max(num_scales - 1, 1)
     return (p_null.log() + s * (p_class.log() - p_null.log())).softmax(-1)
 
 
@@ -262,39 +266,38 @@ def drawing(ramped=True, cached=True, summed=True, swapped=False, doubled=False)
 
 
 WRONG = (
-    (checks.check_append, append_without_moving_on, "written over the one before"),
-    (checks.check_append, append_and_return_new, "come back alone"),
-    (checks.check_append, append_and_return_all, "The whole buffer"),
-    (checks.check_append, append_by_joining, "new tensors"),
-    (checks.check_append, lambda cache, k, v: (v, k), "have changed places"),
-    (checks.check_guided_probabilities, guided_everywhere, "first scale is guided already"),
-    (checks.check_guided_probabilities, guided_in_probabilities, "extrapolates their logarithms"),
-    (checks.check_guided_probabilities, guided_without_sum, "do not sum to one"),
-    (checks.check_guided_probabilities, guided_by_s, "LlamaGen"),
-    (checks.check_guided_probabilities, lambda c, u, k, K, cfg: c[:1], "The shape (3, 6) is asked for"),
-    (checks.check_filter, filter_p_first, "which comes first"),
-    (checks.check_filter, filter_and_drop_the_crossing_code, "has to stay"),
-    (checks.check_filter, filter_without_order, "from unsorted ones"),
-    (checks.check_filter, lambda x, k, p: x.sigmoid(), "10 of 10 numbers"),
-    (checks.check_draw, drawing(ramped=False), "as strong at the first scale"),
-    (checks.check_draw, drawing(cached=False), "does not see the coarser ones"),
-    (checks.check_draw, drawing(summed=False), "f_hat is the sum of all"),
-    (checks.check_draw, drawing(swapped=True), "have changed places"),
-    (checks.check_draw, drawing(doubled=True), "though nothing asks for it"),
-    (checks.check_draw, lambda *arguments: None, "A tensor is asked for"),
-    (checks.check_draw, lambda *arguments: 1 / 0, "ZeroDivisionError"),
+    ("append_to_cache", append_without_moving_on, "written over the one before"),
+    ("append_to_cache", append_and_return_new, "come back alone"),
+    ("append_to_cache", append_and_return_all, "The whole buffer"),
+    ("append_to_cache", append_by_joining, "new tensors"),
+    ("append_to_cache", lambda cache, k, v: (v, k), "have changed places"),
+    ("guided_probabilities", guided_everywhere, "at the first scale already"),
+    ("guided_probabilities", guided_from_zero, "counted from 1"),
+    ("guided_probabilities", guided_in_probabilities, "extrapolates their logarithms"),
+    ("guided_probabilities", guided_without_sum, "do not sum to one"),
+    ("guided_probabilities", guided_by_s, "LlamaGen"),
+    ("guided_probabilities", lambda c, u, k, K, cfg: c[:1], "The shape (3, 6) is asked for"),
+    ("keep_likely", filter_p_first, "which comes first"),
+    ("keep_likely", filter_and_drop_the_crossing_code, "has to stay"),
+    ("keep_likely", filter_without_order, "from unsorted ones"),
+    ("keep_likely", lambda x, k, p: x.sigmoid(), "10 of 10 numbers"),
+    ("draw_scales", drawing(ramped=False), "as strong at the first scale"),
+    ("draw_scales", drawing(cached=False), "does not see the coarser ones"),
+    ("draw_scales", drawing(summed=False), "f_hat is the sum of all"),
+    ("draw_scales", drawing(swapped=True), "have changed places"),
+    ("draw_scales", drawing(doubled=True), "though nothing asks for it"),
+    ("draw_scales", lambda *arguments: None, "A tensor is asked for"),
+    ("draw_scales", lambda *arguments: 1 / 0, "ZeroDivisionError"),
 )
 
 
-@pytest.mark.parametrize(
-    "check, answer, sentence", WRONG, ids=[f"{c.__name__}-{i}" for i, (c, _, _) in enumerate(WRONG)]
-)
-def test_a_check_names_the_mistake(check, answer, sentence, capsys):
-    assert check(answer) is False
+@pytest.mark.parametrize("name, answer, sentence", WRONG, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(WRONG)])
+def test_a_check_names_the_mistake(name, answer, sentence, capsys):
+    assert checks.REGISTRY[name].check(answer) is False
     said = capsys.readouterr().out
     assert "not yet" in said and sentence in said
     assert "tensor(" not in said  # nor the answer
 
 
 def test_a_loop_of_another_make_passes(capsys):
-    assert checks.check_draw(drawing()) is True, capsys.readouterr().out
+    assert checks.REGISTRY["draw_scales"].check(drawing()) is True, capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The frontier of chapter 07: its results are those of all the variants in the script, which fit their models."""
+"""The frontier of chapter 07a: its results are those of all the variants in the script, which fit their models."""
 
 import json
 

@@ -2,11 +2,11 @@
 
 The loop is that of ``sampling.sample``, and a test holds their tokens together. Two things differ. Each part has a
 name under which its seconds are added up, scale by scale; and guidance is a list of strengths, one a scale, so that
-something other than the published ramp can be tried. Explained in ``notebooks/07_sampling.ipynb``.
+something other than the published ramp can be tried. Explained in ``notebooks/07a_speed.ipynb``.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,13 +24,14 @@ PARTS = (ADALN, INPUTS, ATTENTION, MLP, HEAD, DRAW, QUANTIZER, DECODER)
 class Stopwatch:
     """Seconds by (part, scale); ``lap`` gives what has passed since the last lap to a part."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.seconds: dict[tuple[str, int], float] = {}
-        self.last = time.perf_counter()
+        self.last = clock()
 
     def lap(self, part: str, k: int) -> None:
         """On a CPU an operation is done when its call returns; a GPU would have to be waited for here."""
-        now = time.perf_counter()
+        now = self.clock()
         self.seconds[part, k] = self.seconds.get((part, k), 0.0) + now - self.last
         self.last = now
 
@@ -49,18 +50,20 @@ def sample_in_parts(
     top_k: int = 0,
     top_p: float = 0.0,
     generator: torch.Generator | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Sample, dict[tuple[str, int], float]]:
     """``sampling.sample`` on a CPU, with guidance ``strengths[k]`` at scale k, and the seconds of each (part, k).
 
-    What is done once an image is booked on the scale beside it: class and AdaLN on the first, the decoder on the
-    last. Raises ``ValueError`` for impossible parameters or another number of strengths than of scales.
+    ``clock`` tells the time. What is done once an image is booked on the scale beside it: class and AdaLN on the
+    first, the decoder on the last. Raises ``ValueError`` for impossible parameters or another number of strengths
+    than of scales.
     """
     schedule, quantizer, batch = model.schedule, tokenizer.quantizer, labels.shape[0]
     if len(strengths) != schedule.num_scales or min(strengths) < 0:
         raise ValueError(f"Expected {schedule.num_scales} guidance strengths, none negative; got {list(strengths)}.")
     check_sampling(model, labels, max(strengths), top_k, top_p)
     guided = max(strengths) > 0
-    watch = Stopwatch()
+    watch = Stopwatch(clock)
     if guided:
         labels = torch.cat([labels, torch.full_like(labels, model.config.num_classes)])
     cond_2BD, cond_blocks = model.condition(labels)

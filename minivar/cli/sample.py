@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_economies(parser: argparse.ArgumentParser) -> None:
     """What may be left out of drawing (``sampling.Economy``)."""
-    group = parser.add_argument_group("less arithmetic", "for VAR; chapter 07 measures what each saves and costs")
+    group = parser.add_argument_group("less arithmetic", "for VAR; chapter 07a measures what each saves and costs")
     group.add_argument(
         "--guided-scales", type=int, metavar="N", help="guide the first N scales; the others cost half"
     )

@@ -4,7 +4,7 @@ The last scale costs most, having most tokens, and decides least. So: guide only
 batch from there on; end the pyramid early; compute the last scale only where the picture still changes, an idea of
 FastVAR (arXiv 2503.23367); let a small model finish what the large one began (CoDe, arXiv 2411.17787). One option
 spends in place of saving: drawing the last scale in parts, each of which sees those before (masked prediction within
-a scale, as in HMAR, arXiv 2506.04421). What each is worth is measured in ``notebooks/07_sampling.ipynb``.
+a scale, as in HMAR, arXiv 2506.04421). What each is worth is measured in ``notebooks/07a_speed.ipynb``.
 
 With nothing left out the tokens are those of ``sample``, which a test holds this loop to.
 """

@@ -3,7 +3,7 @@
 Each row of a weight matrix, and each token's vector of inputs, is divided by its largest magnitude / 127 and rounded;
 the product of integers is exact and is multiplied by both scales (LLM.int8(), arXiv 2208.07339, section 2.1, without
 its outliers). Heads, embeddings and AdaLN stay in float32. What it saves and costs is measured in
-``notebooks/07_sampling.ipynb``.
+``notebooks/07a_speed.ipynb``.
 """
 
 import copy

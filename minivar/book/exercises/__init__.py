@@ -18,6 +18,9 @@ from minivar.book.exercises import (
     chapter05a,
     chapter06,
     chapter06a,
+    chapter07,
+    chapter07_loop,
+    chapter07a,
     chapter09,
     chapter10,
     chapter11,
@@ -25,7 +28,6 @@ from minivar.book.exercises import (
 )
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
-from minivar.book.exercises.chapter07 import check_append, check_draw, check_filter, check_guided_probabilities
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 from minivar.book.exercises.exercise import Exercise, register
@@ -40,10 +42,6 @@ __all__ = [
     "check_count_pairs",
     "check_crossover",
     "check_images_at_once",
-    "check_append",
-    "check_draw",
-    "check_filter",
-    "check_guided_probabilities",
     "check_leading_constant",
     "check_schedule_pairs",
     "check_smallest_batch",
@@ -63,6 +61,9 @@ REGISTRY = register(
         chapter05a,
         chapter06,
         chapter06a,
+        chapter07,
+        chapter07_loop,
+        chapter07a,
         chapter09,
         chapter10,
         chapter11,

@@ -37,7 +37,15 @@ from minivar.book.plots.rivals import (
     rungs,
     side_points,
 )
-from minivar.book.plots.sampling import cache_reads, filter_orders, guidance_line, roofline, time_bars
+from minivar.book.plots.sampling import (
+    cache_reads,
+    filter_orders,
+    guidance_frames,
+    guidance_line,
+    mixtures,
+    roofline,
+    time_bars,
+)
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
 from minivar.book.plots.strip import sampling_strip
@@ -80,6 +88,7 @@ __all__ = [
     "frontier",
     "gan_curves",
     "gaussians_in_plane",
+    "guidance_frames",
     "guidance_line",
     "hatched",
     "hole_sees",
@@ -92,6 +101,7 @@ __all__ = [
     "llama_block",
     "loss_over_compute",
     "memory_bars",
+    "mixtures",
     "network_shapes",
     "number_grids",
     "pair_counts",

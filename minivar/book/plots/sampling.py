@@ -93,6 +93,36 @@ def guidance_line(p_null: Tensor, p_class: Tensor, strengths: list[float], title
     return figure
 
 
+def guidance_frames(p_null: Tensor, frames: dict[float, Tensor], title: str, shown: int = 40) -> Figure:
+    """One position's codes under growing guidance: a frame for each strength, codes in the order of the first frame.
+
+    ``frames``: strength -> probabilities (V,), the first without guidance; ``p_null`` are those of the null class.
+    """
+    first = next(iter(frames.values()))
+    order = first.argsort(descending=True)
+    favoured = (first > p_null)[order]
+    colours = [COLOURS[2] if yes else COLOURS[1] for yes in favoured[:shown].tolist()]
+    size = (9.4, 1.35 * len(frames) + 1.1)
+    figure, axes = plt.subplots(len(frames), 1, figsize=size, sharex=True, layout="constrained")
+    for ax, (t, p) in zip(axes, frames.items(), strict=True):
+        sizes = p[order].tolist()
+        ax.bar(range(1, shown + 1), sizes[:shown], color=colours, width=0.8)
+        best = max(range(len(sizes)), key=sizes.__getitem__)
+        effective = float((-(p * p.clamp_min(1e-30).log()).sum()).exp())
+        words = f"t = {t:g}: the code of rank {best + 1} leads; {effective:.1f} effective codes"
+        ax.text(0.99, 0.86, words, transform=ax.transAxes, ha="right", va="top", fontsize=9)
+        if best < shown:
+            ax.plot(best + 1, sizes[best] * 1.09, "v", color="black", ms=5)
+        ax.set(ylim=(0, max(sizes) * 1.22), xlim=(0.3, shown + 0.7), ylabel="probability")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("rank of the code before guidance")
+    handles = [Patch(color=COLOURS[2], label="likelier with the class than without")]
+    handles += [Patch(color=COLOURS[1], label="likelier without the class")]
+    figure.legend(handles=handles, loc="outside lower center", ncol=2, fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
 def filter_orders(probabilities: Tensor, top_k: int, top_p: float, title: str, shown: int = 40) -> Figure:
     """One position's codes (V,), the likeliest first: which are kept if top-k comes first, which if top-p does."""
     p = probabilities.sort(descending=True).values.double()
@@ -121,6 +151,30 @@ def filter_orders(probabilities: Tensor, top_k: int, top_p: float, title: str, s
     handles += [Patch(color="0.75", label="dropped in either order")]
     ax.legend(handles=handles, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.4))
     ax.set_title(title, fontsize=11)
+    return figure
+
+
+def mixtures(weights: dict[str, Tensor], title: str, shown: int = 4) -> Figure:
+    """Weights of mixtures of codes, a panel a scale: name -> (N, V); each bar is a mixture, a piece of it a code.
+
+    The ``shown`` largest weights have colours of their own, the others are grey.
+    """
+    figure, axes = plt.subplots(1, len(weights), figsize=(9.6, 3.0), sharey=True, layout="constrained")
+    for ax, (name, each) in zip(axes, weights.items(), strict=True):
+        largest = each.sort(dim=-1, descending=True).values
+        pieces = [*largest[:, :shown].T.tolist(), largest[:, shown:].sum(-1).tolist()]
+        colours = [COLOURS[i] for i in (0, 1, 2, 3, 5, 6)[:shown]] + ["0.75"]
+        bottom = np.zeros(len(each))
+        for piece, colour in zip(pieces, colours, strict=True):
+            ax.bar(range(1, len(each) + 1), piece, bottom=bottom, color=colour, width=0.85)
+            bottom += np.array(piece)
+        ax.set(title=name, xlabel="mixture", ylim=(0, 1))
+        ax.title.set_size(10)
+    axes[0].set_ylabel("weights")
+    names = ["largest weight", "second", "third", "fourth", "fifth", "sixth"][:shown] + ["all others"]
+    handles = [Patch(color=colour, label=label) for colour, label in zip(colours, names, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncol=len(handles), fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
