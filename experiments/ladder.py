@@ -221,7 +221,8 @@ def collect() -> None:
             depth = path.parent.name.removesuffix("-seed0")
             arrays |= {f"{depth}-{name}": pictures[name] for name in ("drawn", "continued")}
             arrays["given"] = pictures["given"]
-    files.write_atomically(PICTURES, functools.partial(_save, arrays=arrays))
+    if arrays:
+        files.write_atomically(PICTURES, functools.partial(_save, arrays=arrays))
 
 
 def main() -> None:
