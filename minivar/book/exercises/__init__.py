@@ -7,25 +7,8 @@ a failing case is named. Nothing is raised.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 
-from minivar.book.exercises import (
-    chapter00,
-    chapter02,
-    chapter02a,
-    chapter04,
-    chapter04a,
-    chapter05,
-    chapter05a,
-    chapter06,
-    chapter06a,
-    chapter07,
-    chapter07_loop,
-    chapter07a,
-    chapter09,
-    chapter10,
-    chapter11,
-    chapter12,
-)
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
 from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
@@ -50,26 +33,26 @@ __all__ = [
     "check_ten_crops",
 ]
 
-REGISTRY = register(
-    (
-        chapter00,
-        chapter02,
-        chapter02a,
-        chapter04,
-        chapter04a,
-        chapter05,
-        chapter05a,
-        chapter06,
-        chapter06a,
-        chapter07,
-        chapter07_loop,
-        chapter07a,
-        chapter09,
-        chapter10,
-        chapter11,
-        chapter12,
-    )
+PAGES = (
+    "00",
+    "02",
+    "02a",
+    "04",
+    "04_phi",
+    "04a",
+    "05",
+    "05a",
+    "06",
+    "06a",
+    "07",
+    "07_loop",
+    "07a",
+    "09",
+    "10",
+    "11",
+    "12",
 )
+REGISTRY = register(import_module(f"{__name__}.chapter{page}") for page in PAGES)  # by the name of the function
 
 
 def use(fn: Callable) -> Callable:

@@ -160,10 +160,7 @@ def precision_and_recall(frontiers: Mapping[str, Sequence[Mapping]], judge: str,
             *edge.T, marker=marker, ms=6, color=colour, lw=1.4, ls="-" if side == "var" else "--", label=NAMES[side]
         )
     ax.set(xlabel=f"precision ({judge})", ylabel=f"recall ({judge})")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    ax.set_title(title, fontsize=11)
-    return figure
+    return _finished(figure, ax, title)
 
 
 def learning_by_minute(rows: Mapping[str, Sequence[Run]], title: str, ylabel: str) -> Figure:
@@ -176,6 +173,10 @@ def learning_by_minute(rows: Mapping[str, Sequence[Run]], title: str, ylabel: st
         style = "-" if side in ("var", "raster") else "--"
         ax.plot(minutes, losses, style, marker=marker, ms=5, color=colour, label=NAMES[side])
     ax.set(xlabel="minutes of one core", ylabel=ylabel)
+    return _finished(figure, ax, title)
+
+
+def _finished(figure: Figure, ax, title: str) -> Figure:
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     ax.set_title(title, fontsize=11)
