@@ -3,6 +3,7 @@
 import itertools
 
 from experiments.rivals.runs import (
+    AFTER,
     FIVE_SEEDS,
     RATE_SEED,
     RATES,
@@ -78,4 +79,5 @@ def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
             for seed, variant in itertools.product(range(3), VARIANTS):
                 run = Run("var", seed, best["var"], "variants", variant=variant)
                 runs += [run.tokenizer, run]
+            runs += [Run("var", seed, best["var"], "after", variant=name) for seed in range(3) for name in AFTER]
     return runs

@@ -37,7 +37,12 @@ RUNGS: dict[str, dict[str, object]] = {
     "no-attention-norm": {"model.l2_norm_attention": False},
     "larger": {"model.depth": 6},
 }
-SCORED = ("seeds", "depth", "rungs", "time", "variants")  # parts of the plan
+# Chapter 16: what came after VAR, in miniature; with the tokenizers of the side "var" too.
+AFTER: dict[str, dict[str, object]] = {
+    **{f"mistaken-{share}": {"model.mistaken": share / 100} for share in (10, 20, 30)},
+    "in-parts": {"model.revealed": 0.5},
+}
+SCORED = ("seeds", "depth", "rungs", "time", "variants", "after")  # parts of the plan
 SUFFIXES = {"depth": "-shallow", "time": "-time"}  # of names
 # Matched depth, which is matched FLOPs: AdaLN costs parameters, but hardly any arithmetic.
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
@@ -119,7 +124,7 @@ class Run(Kept):
     @property
     def preset(self) -> Preset:
         changes: dict[str, object] = {"model_train.seed": self.seed, "model_train.base_lr": self.rate}
-        changes |= {"tokenizer_train.seed": self.seed % 3, **(VARIANTS | RUNGS).get(self.variant, {})}
+        changes |= {"tokenizer_train.seed": self.seed % 3, **(VARIANTS | RUNGS | AFTER).get(self.variant, {})}
         length = 1 / 3 if self.part == "rates" else self.longer
         changes["model_train.epochs"] = presets.get(preset_name(self)).model_train.epochs * length
         if self.part == "depth":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from minivar import checkpoints, data, evaluation
+from minivar import checkpoints, data, evaluation, sampling
 from minivar.tokenizer import Pixels
 
 if TYPE_CHECKING:
@@ -83,7 +83,22 @@ def scores_of(run: "Run") -> dict[str, object]:
         ramps = best.get("ramp", True)
         other = min((t for t in tried if t["settings"].get("ramp", True) != ramps), key=mean_ratio)["settings"]
         scores["other_guidance"] = {"settings": other, **judged(run, 2000, 0, "heldout", other)}
+    if run.variant == "in-parts":
+        scores["in_parts"] = in_parts(run, min((t for t in tried if t["settings"].get("ramp", True)), key=mean_ratio))
     return scores
+
+
+def in_parts(run: "Run", best: dict[str, object]) -> dict[int, dict]:
+    """Held-out scores with the last scale drawn in one, two and four parts."""
+    (tokenizer, model), labels = map(sampling.packed, load(run)), torch.arange(2000) % 10
+    train, heldout = data.load("digits", evaluation.OTHERS["heldout"]), data.load("digits", "heldout")
+    found = {}
+    for parts in (1, 2, 4):
+        generator, economy = torch.Generator().manual_seed(0), sampling.Economy(sub_steps=parts)
+        draw = functools.partial(sampling.sample_economically, model, tokenizer, economy=economy, generator=generator)
+        images = torch.cat([draw(part, **best["settings"]).images for part in labels.split(100)])
+        found[parts] = evaluation.score_samples(images, labels, train, heldout, "digits")
+    return found
 
 
 def filtered(run: "Run") -> dict[str, dict]:

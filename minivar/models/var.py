@@ -40,6 +40,7 @@ class VARConfig:
     drop_path: float = 0.1 * 16 / 24  # of the last block; grows linearly from 0 at the first
     gamma_init: float = 1e-3  # scale of the initial AdaLN gates
     revealed: float = 0.0  # share of training images of whose last scale a part is shown, to draw it in parts later
+    mistaken: float = 0.0  # share of tokens that training replaces by random ones, for later scales to correct
 
     def __post_init__(self) -> None:
         check(
@@ -56,13 +57,15 @@ class VARConfig:
             drop_path="[0, 1)",
             gamma_init="[0, inf)",
             revealed="[0, 1]",
+            mistaken="[0, 1)",
         )
         if self.width % self.heads:
             raise ValueError(f"Width must be a multiple of heads; got width {self.width}, heads {self.heads}.")
         if self.shared_adaln and self.conditioning == "prefix":
             raise ValueError("There is no AdaLN to share: got shared_adaln with conditioning prefix, expected adaln.")
-        if self.revealed and self.schedule.num_scales < 2:
-            raise ValueError(f"A single scale has no inputs to reveal it in; got revealed {self.revealed}.")
+        for name, value in (("revealed", self.revealed), ("mistaken", self.mistaken)):
+            if value and self.schedule.num_scales < 2:
+                raise ValueError(f"A single scale has no inputs that would show it: expected {name} 0, got {value}.")
 
     @classmethod
     def from_depth(cls, depth: int, **other) -> "VARConfig":

@@ -5,7 +5,7 @@ quantised codes are upsampled to the full grid, passed through a small convoluti
 f_hat. Explained in ``notebooks/04_token_pyramid.ipynb``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -85,10 +85,11 @@ class MultiScaleQuantizer(Quantizer):
             f_BChw = averaged(f_BChw, self.schedule.grids[k])
         return f_BChw.flatten(2).transpose(1, 2)
 
-    def steps(self, features_BChw: Tensor) -> Iterator[Step]:
+    def steps(self, features_BChw: Tensor, counted: Callable[[Tensor, int], Tensor] | None = None) -> Iterator[Step]:
         """Algorithm 1: at each scale quantise the residual, upsample, add.
 
-        Gradients of f_hat reach codebook and phis, those of the residuals the features.
+        Gradients of f_hat reach codebook and phis, those of the residuals the features. ``counted`` gives the tokens
+        whose codes are added in place of those of a scale, (N,).
         """
         residual_BChw = features_BChw
         f_hat_BChw = torch.zeros_like(residual_BChw)
@@ -97,11 +98,30 @@ class MultiScaleQuantizer(Quantizer):
             z_NC = z_BlC.reshape(-1, z_BlC.shape[-1])
             with torch.no_grad():
                 tokens_N = self.nearest(z_NC, k)
-            codes_BlC = self.lookup(tokens_N).view_as(z_BlC)
+            codes_BlC = self.lookup(counted(tokens_N, k) if counted else tokens_N).view_as(z_BlC)
             h_BChw = self.contribution(codes_BlC, k)
             f_hat_BChw = f_hat_BChw + h_BChw
             residual_BChw = residual_BChw - h_BChw.detach()
             yield Step(z_NC, tokens_N, f_hat_BChw)
+
+    @torch.no_grad()
+    def encode_with_mistakes(self, features_BChw: Tensor, share: float) -> tuple[list[Tensor], Tensor]:
+        """Algorithm 1 with a ``share`` in [0, 1) of the tokens replaced by random ones before their codes count.
+
+        Self-correction (Infinity, arXiv 2412.04431, which flips bits): what is left after a mistake holds it, so that
+        the tokens of later scales undo it. Features (B, C, h_K, w_K) -> the nearest codes, K LongTensors (B,
+        h_k * w_k), which are to be predicted, and the transformer's inputs, which see the mistakes, (B, L - h_1 w_1,
+        C). Without mistakes these are ``encode`` and ``teacher_inputs``.
+        """
+
+        def with_mistakes(tokens_N: Tensor, k: int) -> Tensor:
+            random_N = torch.randint_like(tokens_N, self.part(k).start, self.part(k).stop)
+            return torch.where(torch.rand(tokens_N.shape, device=tokens_N.device) < share, random_N, tokens_N)
+
+        steps = list(self.steps(self.prepare(features_BChw), with_mistakes))
+        tokens = [step.tokens_N.view(len(features_BChw), -1) for step in steps]
+        inputs = [self.at_scale(step.f_hat_BChw, k + 1) for k, step in enumerate(steps[:-1])]
+        return tokens, torch.cat(inputs, dim=1)
 
     def accumulate(self, tokens: list[Tensor]) -> Iterator[Tensor]:
         """Algorithm 2: yields f_hat, (B, C, h_K, w_K), after each scale of ``tokens``; a prefix of scales will do."""

@@ -8,7 +8,8 @@ from minivar.models import GPT, VAR, build
 from minivar.tokenizer import VQVAE
 from minivar.training.config import Preset
 
-REGULARISATION = ("label_dropout", "drop_path", "dropout", "revealed")  # a matter of the run, not of the weights
+# A matter of the run, not of the weights.
+REGULARISATION = ("label_dropout", "drop_path", "dropout", "revealed", "mistaken")
 
 
 def adapted(preset: Preset, tokenizer: VQVAE, model: VAR | GPT) -> tuple[Preset, VQVAE]:

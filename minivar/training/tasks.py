@@ -17,7 +17,7 @@ from minivar.evaluation.metrics import codebook_usage
 from minivar.models import Generator
 from minivar.precision import convolution_order
 from minivar.sampling import generate, images_at_once
-from minivar.tokenizer import PIXEL_LOSS, VQVAE, LossConfig, Pixels, TokenCache, TokenizerLoss, encode
+from minivar.tokenizer import PIXEL_LOSS, VQVAE, CacheError, LossConfig, Pixels, TokenCache, TokenizerLoss, encode
 from minivar.training.task import Stats, Task
 
 COLUMNS = 10  # pictures side by side in what ``pictures`` returns, for a person to look at
@@ -223,10 +223,28 @@ class VARTask(TokenTask):
 
     name = "var"
 
-    def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
-        """-log p(r_k | r_1, ..., r_{k-1}, class), token by token."""
+    def accept(self, cache: TokenCache) -> None:
+        """Raise ``CacheError`` for another tokenizer's tokens, and where mistakes are to be made of images."""
+        super().accept(cache)
+        if self.model.config.mistaken:
+            raise CacheError(
+                f"With model.mistaken {self.model.config.mistaken} every epoch encodes anew: expected images, got "
+                "the tokens of a cache."
+            )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, channels, H, W) -> tokens (B, L); their features (B, C, h, w) where mistakes are to be made."""
+        return self.tokenizer.features(images) if self.model.config.mistaken else super().encode(images)
+
+    def predict(self, model: nn.Module, encoded: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
+        """-log p(r_k | r_1, ..., r_{k-1}, class), token by token; of tokens (B, L), or of features (B, C, h, w)."""
         schedule = self.model.schedule
-        inputs_BLC = self.tokenizer.teacher_inputs(schedule.split(tokens_BL))
+        if encoded.dim() == 4:
+            share = self.model.config.mistaken if model.training else 0.0
+            tokens, inputs_BLC = self.tokenizer.quantizer.encode_with_mistakes(encoded, share)
+            tokens_BL = torch.cat(tokens, dim=1)
+        else:
+            tokens_BL, inputs_BLC = encoded, self.tokenizer.teacher_inputs(schedule.split(encoded))
         weights_BL = torch.ones((), device=tokens_BL.device)
         if model.training and self.model.config.revealed:
             inputs_BLC, weights_BL = self.reveal(inputs_BLC, tokens_BL)
