@@ -51,6 +51,7 @@ PAGES = (
     "10",
     "11",
     "12",
+    "15a",
     "16",
 )
 REGISTRY = register(import_module(f"{__name__}.chapter{page}") for page in PAGES)  # by the name of the function

@@ -48,6 +48,7 @@ from minivar.book.plots.sampling import (
 )
 from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
 from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
+from minivar.book.plots.serving import latencies
 from minivar.book.plots.strip import sampling_strip
 from minivar.book.plots.system import system
 from minivar.book.plots.tokens import (
@@ -95,6 +96,7 @@ __all__ = [
     "image_as_tokens",
     "image_grid",
     "kept_codes",
+    "latencies",
     "leakage",
     "learning_by_minute",
     "line_panels",
