@@ -25,8 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=rivals.__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("train").add_argument("part", nargs="?", choices=("rates", *SCORED))
-    others = {"collect": collect, "frontier": measures.frontier, "rejection": measures.rejection}
-    others["seconds"] = measures.seconds
+    measured = (measures.frontier, measures.reconstructions, measures.rejection, measures.seconds)
+    others = {"collect": collect, **{measure.__name__: measure for measure in measured}}
     for name in others:
         commands.add_parser(name)
     args = parser.parse_args()

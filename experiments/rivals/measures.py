@@ -41,6 +41,23 @@ def frontier() -> None:
         print(run.side, flush=True)
 
 
+def reconstructions() -> None:
+    """Held-out digits through each tokenizer of theirs and back, judged as samples are: what no transformer exceeds."""
+    found = json.loads(RESULTS.read_text())
+    rows = found.setdefault("reconstructions", {})
+    train, heldout = data.load("digits", evaluation.OTHERS["heldout"]), data.load("digits", "heldout")
+    images, labels = heldout.batch(slice(None))
+    for name, result in results().items():
+        path = RUNS / name / "tokenizer.safetensors"
+        if name in rows or result["part"] != "tokenizers" or result.get("world") == "emoji" or not path.is_file():
+            continue
+        tokenizer, _ = checkpoints.load(path, "VQVAE")
+        pictures = torch.cat([(tokenizer.decode(tokenizer.encode(part)) + 1) / 2 for part in images.split(200)])
+        rows[name] = evaluation.score_samples(pictures, labels, train, heldout, "digits")
+        write_json(RESULTS, found)
+        print(name, flush=True)
+
+
 def rejection() -> None:
     """Three seeds of VAR and of the GPT-2 style: of 1 / share as many drawings those that the classifier likes best.
 
