@@ -3,7 +3,7 @@
 python -m experiments.rivals train           # all runs in their order; two of these may work side by side
 python -m experiments.rivals train rates     # the runs of one part of the plan: rates, seeds, depth, rungs, time ...
 python -m experiments.rivals collect         # results of finished runs -> data/results/rivals.json
-python -m experiments.rivals reconstructions # of every tokenizer, judged as samples are
+python -m experiments.rivals reconstructions  # of every tokenizer, judged as samples are
 python -m experiments.rivals frontier        # of seed 0: precision and recall over guidance and nucleus
 python -m experiments.rivals rejection       # of three seeds of two sides: what a classifier's choice does and costs
 python -m experiments.rivals seconds         # of seed 0: how long an image takes, on a quiet machine

@@ -42,7 +42,7 @@ def frontier() -> None:
 
 
 def reconstructions() -> None:
-    """Held-out digits through each tokenizer of theirs and back, judged as samples are: what no transformer exceeds."""
+    """Held-out digits through each tokenizer and back, judged as samples are: what no transformer exceeds."""
     found = json.loads(RESULTS.read_text())
     rows = found.setdefault("reconstructions", {})
     train, heldout = data.load("digits", evaluation.OTHERS["heldout"]), data.load("digits", "heldout")

@@ -12,10 +12,11 @@ def attention_masks(masks: dict[str, Tensor], bounds=None) -> Figure:
     """Bool masks (L, L) side by side, dark where a query (row) may look; ``bounds`` (or a dict): scales' borders."""
     figure, axes = plt.subplots(1, len(masks), figsize=(4.6 * len(masks), 4.6), squeeze=False)
     for ax, (name, mask_LL) in zip(axes[0], masks.items(), strict=True):
-        ax.imshow(mask_LL.numpy(), cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
+        edges = (0.5, len(mask_LL) + 0.5, len(mask_LL) + 0.5, 0.5)  # tokens are counted from 1
+        ax.imshow(mask_LL.numpy(), cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest", extent=edges)
         for begin, _ in (bounds.get(name, ()) if isinstance(bounds, dict) else bounds) or ():
-            ax.axhline(begin - 0.5, color=COLOURS[1], lw=0.8)
-            ax.axvline(begin - 0.5, color=COLOURS[1], lw=0.8)
+            ax.axhline(begin + 0.5, color=COLOURS[1], lw=0.8)
+            ax.axvline(begin + 0.5, color=COLOURS[1], lw=0.8)
         ax.set(xlabel="key: token looked at", ylabel="query: token predicted")
         ax.set_title(name, fontsize=10)
     figure.tight_layout()
