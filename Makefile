@@ -2,13 +2,15 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-elsewhere bench mutants gpu-check lab format clean
+.PHONY: help run test test-elsewhere test-site site bench mutants gpu-check lab format clean
 
 RUN := runs/digits
 PY := .venv/bin/python
 # Processes that run tests side by side, one thread each.
 WORKERS := 2
 STAMP := .venv/.installed
+SITE := build/site
+SITE_STAMP := .venv/.installed-site
 
 # The pages, each the work of one process: the longest begin, after the test that runs one by papermill.
 LONGEST := $(patsubst %,notebooks/%.ipynb,06_training 07_sampling 13_imagenet 02_raster 01_images_as_tokens)
@@ -58,6 +60,13 @@ test-elsewhere: $(STAMP)  ## run the numerical tests as another processor would,
 			-m "not slow and not distributed" $(NUMERICAL:%=tests/test_%.py) || exit 1; \
 	done
 
+site: $(SITE_STAMP)  ## build the book as a web site in build/site, whose first page draws in the browser
+	OMP_NUM_THREADS=1 $(PY) -m docs.build_site $(SITE)
+
+test-site: site  ## open every page of the site in Chromium, follow every link, draw digits
+	MINIVAR_SITE="$(CURDIR)/$(SITE)" OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_site_text.py \
+		tests/test_site_export.py tests/test_site_pages.py tests/test_site_browser.py
+
 bench: $(STAMP)  ## time sampling, coding and training against a plain reference (half an hour on two quiet cores)
 	$(PY) -m experiments.bench
 
@@ -105,3 +114,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
+
+# Sphinx and its theme, for those who build the site.
+$(SITE_STAMP): $(STAMP) site.lock
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "The site needs Python 3.11 or newer, but .venv has $$($(PY) --version)." >&2; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock -r site.lock
+	@touch $(SITE_STAMP)

@@ -21,23 +21,29 @@ REGISTRY_HOSTS = ("pypi" + ".org", "python" + "hosted", "registry.npm" + "js", "
 MACHINE_PATH = re.compile(r"(?<![\w.~+/-])/(?:" + "|".join(("r" + "oot", "h" + "ome", "w" + "ork")) + r")/\w")
 
 
-def project_requirements() -> dict[str, Requirement]:
-    """Everything pyproject.toml asks for, its extras included, by canonical name."""
+def extras() -> dict[str, list[str]]:
+    """The optional parts that pyproject.toml knows."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    others = f"minivar[{','.join(name for name in extras if name != 'dev')}]"
-    assert others in extras["dev"], "the dev extra should hold the others, as the lock does"
-    asked = [project["dependencies"], *extras.values()]
+    return project["optional-dependencies"]
+
+
+def project_requirements() -> dict[str, Requirement]:
+    """Everything pyproject.toml asks for, its extras included except the site's, by canonical name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    parts = {name: lines for name, lines in extras().items() if name != "site"}
+    others = f"minivar[{','.join(name for name in parts if name != 'dev')}]"
+    assert others in parts["dev"], "the dev extra should hold the others, as the lock does"
+    asked = [project["dependencies"], *parts.values()]
     lines = [line for part in asked for line in part if line != others]
     requirements = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
     assert len(requirements) == len(lines), "pyproject.toml names a package twice"
     return requirements
 
 
-def locked_requirements() -> dict[str, list[Requirement]]:
-    """The pins of requirements.lock by canonical name; a package may have several, told apart by markers."""
+def locked_requirements(name: str = "requirements.lock") -> dict[str, list[Requirement]]:
+    """The pins of a lock by canonical name; a package may have several, told apart by markers."""
     locked: dict[str, list[Requirement]] = {}
-    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             requirement = Requirement(line)
             locked.setdefault(canonicalize_name(requirement.name), []).append(requirement)
@@ -56,7 +62,8 @@ def committed_texts() -> dict[str, str]:
         path = ROOT / name
         if path.is_file() and not path.is_symlink():
             content = path.read_bytes()
-            if b"\0" not in content:
+            others = name.startswith("docs/vendor/onnxruntime-web/")  # Emscripten has a home of its own
+            if b"\0" not in content and not others:
                 texts[name] = content.decode("utf-8", errors="replace")
     return texts
 
@@ -85,13 +92,27 @@ def test_lock_satisfies_pyproject():
             assert wanted.specifier.contains(version), f"requirements.lock has {pin}, expected {wanted}"
 
 
-def test_lock_is_exact_and_unambiguous():
-    for name, pins in locked_requirements().items():
+def test_the_sites_lock_satisfies_pyproject_and_only_adds_to_the_other():
+    """One environment for both: a package is in one of the two locks."""
+    locked, added = locked_requirements(), locked_requirements("site.lock")
+    assert not locked.keys() & added.keys()
+    for line in extras()["site"]:
+        if line == "minivar[onnx]":
+            continue
+        wanted = Requirement(line)
+        for pin in added[canonicalize_name(wanted.name)]:
+            (version,) = (clause.version for clause in pin.specifier)
+            assert wanted.specifier.contains(version), f"site.lock has {pin}, expected {wanted}"
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "site.lock"])
+def test_lock_is_exact_and_unambiguous(lock):
+    for name, pins in locked_requirements(lock).items():
         for pin in pins:
             assert [clause.operator for clause in pin.specifier] == ["=="], f"{pin} is not an exact pin"
             assert pin.url is None, f"{pin} names an address"
         here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
-        assert len(here) <= 1, f"requirements.lock gives {name} {len(here)} versions for this Python"
+        assert len(here) <= 1, f"{lock} gives {name} {len(here)} versions for this Python"
 
 
 @pytest.mark.parametrize("kind", ["registry host", "machine path"])

@@ -1,54 +1,15 @@
 """The page of ``minivar serve`` in Chromium, driven by its debugging protocol; skipped where there is no Chromium."""
 
 import base64
-import json
 import re
-import shutil
-import subprocess
-import time
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, Tab, opened
 from PIL import Image
-from servers import PATIENCE, drawn_alone, running
-from websocket import create_connection  # a client, which comes with JupyterLab
+from servers import drawn_alone, running
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-
-
-class Tab:
-    """One page in a browser: what it shows, and what can be done to it."""
-
-    def __init__(self, address: str) -> None:
-        self.socket, self.asked = create_connection(address, timeout=PATIENCE, suppress_origin=True), 0
-
-    def ask(self, method: str, **parameters: object) -> dict:
-        """One command of the debugging protocol, and its answer."""
-        self.asked += 1
-        self.socket.send(json.dumps({"id": self.asked, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self.socket.recv())
-            if answer.get("id") == self.asked:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def value(self, script: str) -> object:
-        """Of an expression in the page; a promise is waited for."""
-        found = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    def wait_for(self, script: str) -> None:
-        """Until the expression is true."""
-        until = time.monotonic() + PATIENCE
-        while not self.value(script):
-            assert time.monotonic() < until, f"{script} is not true of {self.value('document.body.innerText')}"
-            time.sleep(0.05)
-
-    def texts(self, selector: str) -> list[str]:
-        """What the elements say."""
-        return self.value(f"[...document.querySelectorAll({selector!r})].map(element => element.textContent)")
 
 
 @pytest.fixture(scope="module")
@@ -59,26 +20,9 @@ def server():
 
 @pytest.fixture(scope="module")
 def tab(server, tmp_path_factory):
-    profile = tmp_path_factory.mktemp("chromium")
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
-    command = [CHROMIUM, *options, "--window-size=1100,900", f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until, found = time.monotonic() + PATIENCE, profile / "DevToolsActivePort"
-        while not (found.is_file() and len(found.read_text().split()) == 2):
-            assert process.poll() is None and time.monotonic() < until, "Chromium did not start"
-            time.sleep(0.1)
-        port, path = found.read_text().split()
-        browser = Tab(f"ws://127.0.0.1:{port}{path}")
-        target = browser.ask("Target.createTarget", url=server.address)["targetId"]
-        opened = Tab(f"ws://127.0.0.1:{port}/devtools/page/{target}")
-        opened.wait_for("document.querySelectorAll('.panel').length == 2")
-        yield opened
-        browser.ask("Browser.close")
-        process.wait(30)
-    finally:
-        process.kill()
-        process.wait()
+    with opened(tmp_path_factory.mktemp("chromium"), server.address) as found:
+        found.wait_for("document.querySelectorAll('.panel').length == 2")
+        yield found
 
 
 IDLE = "!document.querySelector('#draw').disabled"
