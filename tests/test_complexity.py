@@ -11,6 +11,7 @@ import torch
 from minivar import cli, presets, sampling
 from minivar.analysis import complexity
 from minivar.analysis.complexity import doubling, every_side, fit_exponent, next_scale_steps, raster_steps
+from minivar.book.exercises import REGISTRY
 from minivar.models import GPT, VAR, GPTConfig, VARConfig
 from minivar.scales import VAR_256, ScaleSchedule
 from minivar.tokenizer import MultiScaleQuantizer
@@ -279,3 +280,47 @@ def test_sides_that_cannot_be_meant_are_refused(capsys, sides, words):
     captured = capsys.readouterr()
     assert words in captured.err
     assert captured.err.count("\n") == 1
+
+
+# What readers type in chapters 03 and 03a ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_pairs_and_flops_of_the_exercises_are_the_packages(cache):
+    pairs_of, flops_of = (REGISTRY[name].solution for name in ("count_pairs", "raster_flops"))
+    config = presets.get("llamagen-l-256").model
+    steps = raster_steps(49, cache)
+    assert REGISTRY["queries_and_keys"].solution(49, cache) == [(s.queries, s.keys) for s in steps]
+    assert pairs_of(49, 1, cache) == pairs(steps)
+    assert pairs_of(49, 120, cache) == pairs(raster_steps(49, cache, prefix=120))
+    by_hand = flops_of(config, sum(s.queries for s in steps), pairs(steps), 49)
+    assert by_hand == (complexity.attention_flops(steps, config), complexity.model_flops(steps, config))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("width, hidden", [(64, 170), (128, 128), (1024, 2816)])
+def test_the_crossover_of_the_exercise_is_the_first_n_with_half_of_the_work(width, hidden, cache):
+    config = GPTConfig(1, width, 1, grid=None, codebook_size=1, hidden=hidden)
+
+    def attention_leads(n: int) -> bool:
+        steps = raster_steps(n * n, cache)
+        layers = complexity.model_flops(steps, config) - 2 * width * len(steps)  # without the head
+        return 2 * complexity.attention_flops(steps, config) >= layers
+
+    n = REGISTRY["crossover"].solution(width, hidden, cache)
+    assert attention_leads(n) and not attention_leads(n - 1)
+
+
+def test_caches_and_bytes_of_the_exercises_are_the_packages():
+    config = presets.get("llamagen-l-256").model
+    steps = raster_steps(256, cache=True)
+    kept = REGISTRY["kept_bytes"].solution(config, config.heads, 2)
+    assert 256 * kept == complexity.cache_bytes(steps, config)
+    read = REGISTRY["bytes_read"].solution(complexity.weight_bytes(config), kept, 256, 8)
+    intensity = complexity.arithmetic_intensity(steps, config, True, batch=8)
+    assert math.isclose(8 * complexity.model_flops(steps, config) / read, intensity)
+
+
+def test_a_clock_of_ones_own_may_time_calls():
+    ticks = iter(range(100))
+    assert complexity.time_call(lambda: None, at_least=5, clock=lambda: next(ticks)) == 1

@@ -4,8 +4,7 @@ Sampling is a list of sequential steps. In each, some tokens are *queries*, whic
 to some *keys*, themselves among them. Everything else follows from this list and the shape of the model: floating
 point operations (a multiplication and an addition are two), memory of the cache, bytes moved. Attention is counted
 dense, as masked kernels that skip nothing compute it, and so does ``torch.utils.flop_counter``; the tokenizer is not
-counted. Explained in ``notebooks/03_raster_cost.ipynb`` and ``notebooks/08_next_scale_cost.ipynb``; source: VAR,
-appendix D, which counts attention without a cache.
+counted. Explained in chapters 03, 03a and 08 (``notebooks/``); source: VAR, appendix D: attention without a cache.
 """
 
 import math
@@ -175,16 +174,18 @@ def sampling(
     return lambda: list(sample_scales(var, quantizer, label, cfg=strength, use_cache=cache)), var.config, steps
 
 
-def time_call(function: Callable[[], object], at_least: float = 0.2) -> float:
-    """Seconds of one call: the fastest of several, which together take ``at_least`` seconds.
+def time_call(
+    function: Callable[[], object], at_least: float = 0.2, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call by a ``clock``: the fastest of several, which together take ``at_least`` seconds.
 
     A short call is made three times at least, since the first one pays for what the others find ready.
     """
     fastest, spent, calls = math.inf, 0.0, 0
     while spent < at_least or (calls < 3 and spent < 2.0):
-        started = time.perf_counter()
+        started = clock()
         function()
-        taken = time.perf_counter() - started
+        taken = clock() - started
         fastest, spent, calls = min(fastest, taken), spent + taken, calls + 1
     return fastest
 

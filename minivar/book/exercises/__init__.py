@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib import import_module
 
 from minivar.book.exercises.chapter01 import check_compression, check_quantizer_loss, check_sphere_lookup
-from minivar.book.exercises.chapter03 import check_count_pairs, check_crossover, check_images_at_once
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 from minivar.book.exercises.exercise import Exercise, register
@@ -22,9 +21,6 @@ __all__ = [
     "check_compression",
     "check_quantizer_loss",
     "check_sphere_lookup",
-    "check_count_pairs",
-    "check_crossover",
-    "check_images_at_once",
     "check_leading_constant",
     "check_schedule_pairs",
     "check_smallest_batch",
@@ -37,6 +33,8 @@ PAGES = (
     "00",
     "02",
     "02a",
+    "03",
+    "03a",
     "04",
     "04_phi",
     "04a",

@@ -137,11 +137,11 @@ def cost_bars(n: int, limits: tuple[int, int] = (2, 64)) -> Figure:
     return figure
 
 
-def cost_lines(panels, title: str, log: bool = False) -> Figure:
+def cost_lines(panels, title: str, log: bool | str = False) -> Figure:
     """Curves side by side; each panel is (title, x label, y label, x, {series: y}, reference), styled by order.
 
     Series are named as in ``cost_curves``; ``reference``, (name, y), is a horizontal dashed line, None for none.
-    Linear axes share their y; ``log`` makes both logarithmic, each panel with its own y.
+    Linear axes share their y; ``log`` makes both logarithmic, "x" the horizontal ones, each panel with its own y.
     """
     size = (min(4.8 * len(panels), 11.5), 4.2)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=not log, layout="constrained")
@@ -151,7 +151,9 @@ def cost_lines(panels, title: str, log: bool = False) -> Figure:
         if reference:
             ax.axhline(reference[1], color="black", lw=1, ls="--", label=reference[0])
         if log:
-            ax.set(xscale="log", yscale="log")
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.set_yscale("linear" if log == "x" else "log")
         ax.set(xlabel=x_label, ylabel=y_label)
         ax.set_title(name, fontsize=10)
         ax.grid(alpha=0.3)
