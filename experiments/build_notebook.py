@@ -4,8 +4,8 @@ python experiments/build_notebook.py draft.py 01_images_as_tokens      # writes 
 jupytext --to py:percent -o draft.py notebooks/01_images_as_tokens.ipynb    # the way back
 
 A line "exercise: NAME" in a text becomes the heading of that exercise; its stub, hint and solution follow the cell
-(``minivar.book.exercises``). Figures are reduced to 256 colours, widget views to their plain text, consecutive prints
-to one output.
+(``minivar.book.exercises``). Figures are reduced to 256 colours, widget views to their figure or text, consecutive
+prints to one output.
 """
 
 import argparse
@@ -24,10 +24,12 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def smaller(png: str) -> str:
-    """A base64 PNG with a palette of 256 colours."""
-    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256)
+    """A base64 PNG with a palette of 256 colours; an animation as it is, since it has one already."""
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    if getattr(image, "is_animated", False):
+        return png
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    image.convert("RGB").quantize(256).save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

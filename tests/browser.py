@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by its debugging protocol: for the tests of pages."""
+"""Debian's Chromium, driven by its debugging protocol, for the tests of pages; they skip where there is none."""
 
 import json
 import shutil
@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import pytest
 from websocket import create_connection  # a client, which comes with JupyterLab
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Seconds after which a test gives up: nothing here takes more than a few, but other machines may be busy.
 PATIENCE = 300
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 class Tab:
@@ -50,10 +53,24 @@ class Tab:
         """What the elements say."""
         return self.value(f"[...document.querySelectorAll({selector!r})].map(element => element.textContent)")
 
+    def pixels(self, selector: str) -> np.ndarray:
+        """What an image element shows, its red, (height, width) in 0..255."""
+        script = f"""(async () => {{
+            const image = document.querySelector({selector!r});
+            await image.decode();
+            const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+            const context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0);
+            const {{ data }} = context.getImageData(0, 0, canvas.width, canvas.height);
+            return [canvas.height, canvas.width, Array.from(data).filter((_, i) => i % 4 == 0)];
+        }})()"""
+        height, width, values = self.value(script)
+        return np.array(values).reshape(height, width)
+
 
 @contextmanager
-def opened(profile: Path, address: str, size: str = "1100,900") -> Iterator[Tab]:
-    """A tab at ``address``, in a browser of its own whose files go to ``profile``, an empty folder."""
+def opened(address: str, profile: Path, size: str = "1100,900") -> Iterator[Tab]:
+    """A tab at ``address``, in a browser of its own, whose files go to ``profile``, an empty folder."""
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
     command = [CHROMIUM, *options, f"--window-size={size}", f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

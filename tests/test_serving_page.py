@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Tab, opened
+from browser import needs_chromium, opened
 from PIL import Image
 from servers import drawn_alone, running
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -20,27 +20,12 @@ def server():
 
 @pytest.fixture(scope="module")
 def tab(server, tmp_path_factory):
-    with opened(tmp_path_factory.mktemp("chromium"), server.address) as found:
+    with opened(server.address, tmp_path_factory.mktemp("chromium")) as found:
         found.wait_for("document.querySelectorAll('.panel').length == 2")
         yield found
 
 
 IDLE = "!document.querySelector('#draw').disabled"
-
-
-def pixels(tab: Tab, selector: str) -> np.ndarray:
-    """What an image element shows, (height, width) in 0..255."""
-    script = f"""(async () => {{
-        const image = document.querySelector({selector!r});
-        await image.decode();
-        const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
-        const context = canvas.getContext("2d");
-        context.drawImage(image, 0, 0);
-        const {{ data }} = context.getImageData(0, 0, canvas.width, canvas.height);
-        return [canvas.height, canvas.width, Array.from(data).filter((_, i) => i % 4 == 0)];
-    }})()"""
-    height, width, values = tab.value(script)
-    return np.array(values).reshape(height, width)
 
 
 def test_both_models_draw_the_class_side_by_side(tab):
@@ -50,7 +35,7 @@ def test_both_models_draw_the_class_side_by_side(tab):
         document.querySelector("#pace").value = "0", document.querySelector("#draw").click())""")
     tab.wait_for(IDLE)
     for i, (name, stages) in enumerate((("scales", 3), ("rows", 4))):
-        shown = pixels(tab, f".panel:nth-child({i + 1}) .picture")
+        shown = tab.pixels(f".panel:nth-child({i + 1}) .picture")
         assert np.abs(shown - drawn_alone(name, 4, 11)[0].numpy() * 255).max() < 1.01
         strip = tab.value(f"document.querySelectorAll('.panel:nth-child({i + 1}) .strip img').length")
         assert strip == stages
@@ -58,7 +43,7 @@ def test_both_models_draw_the_class_side_by_side(tab):
     assert re.fullmatch(r"scale 3 of 3, 4 × 4 tokens, after [\d.]+ s", scales)
     assert re.fullmatch(r"row 4 of 4, 4 tokens, after [\d.]+ s", rows)
     assert tab.value("document.querySelector('#seed').value") == "12"  # ready for another
-    half = pixels(tab, ".panel:nth-child(2) .strip img:nth-child(2)")
+    half = tab.pixels(".panel:nth-child(2) .strip img:nth-child(2)")
     assert (half[8:] == 128).all() and not (half[:8] == 128).all()
 
 
@@ -76,7 +61,7 @@ def test_a_sheet_is_drawn_and_too_large_a_one_refused_in_words(tab):
     tab.value("(document.querySelector('#count').value = '3', document.querySelector('#sheet').click())")
     tab.wait_for(IDLE)
     assert all(said.startswith("3 pictures after") for said in tab.texts(".said"))
-    assert pixels(tab, ".panel:nth-child(2) .sheet").shape == (18, 3 * 17 + 1)
+    assert tab.pixels(".panel:nth-child(2) .sheet").shape == (18, 3 * 17 + 1)
     tab.value("(document.querySelector('#count').value = '1000', document.querySelector('#sheet').click())")
     tab.wait_for(IDLE)
     assert set(tab.texts(".said.wrong")) == {"A request may ask for at most 8 images; got 1000: ask several times."}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM, Tab, opened
+from browser import Tab, needs_chromium, opened
 from test_site_pages import pages, site  # noqa: F401  (fixtures)
 from uniforms import drawn_with, uniforms
 
@@ -22,7 +22,7 @@ from docs import export_onnx
 from minivar import checkpoints, sampling
 from minivar.data import DATA_ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
+pytestmark = [pytest.mark.slow, needs_chromium]
 READY = "document.body?.dataset.live == 'ready'"
 SIZES = {"desk": (1280, 1000), "phone": (390, 844)}
 
@@ -45,7 +45,7 @@ def address(site):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def tab(address, tmp_path_factory):
-    with opened(tmp_path_factory.mktemp("chromium"), "about:blank") as found:
+    with opened("about:blank", tmp_path_factory.mktemp("chromium")) as found:
         for domain in ("Page", "Runtime", "Log", "Network"):
             found.ask(f"{domain}.enable")
         yield found

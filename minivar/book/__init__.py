@@ -1,1 +1,1 @@
-"""What only the notebooks call: figures, explorers, and the checks of the exercises."""
+"""What only the notebooks call: figures, animations, explorers, and the checks of the exercises."""

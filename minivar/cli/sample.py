@@ -28,6 +28,8 @@ from minivar.evaluation import candidates, in_batches, load_digit_classifier, su
 from minivar.models import VAR
 from minivar.precision import computing, convolution_order
 
+MOST_FORMING = 10  # pictures of --gif
+
 
 def parse_classes(text: str, num_classes: int, find: Callable[[str], int] | None = None) -> list[int]:
     """ "0-3,7" -> [0, 1, 2, 3, 7]; ``ValueError`` unless all lie in 0..num_classes - 1.
@@ -60,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     parser.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
     parser.add_argument("--npz", metavar="NPZ", help="also write images in [0, 1] and labels")
+    forming = "also write the first ten as they form, scale by scale or row by row"
+    parser.add_argument("--gif", metavar="GIF", help=forming)
+    beside = "folder of a second model, whose pictures of the same classes form beside those of --gif"
+    parser.add_argument("--beside", metavar="DIR", help=beside)
     evaluator = "in place of the grid: equally many images of each class, uint8, as FID's evaluator reads them;"
     evaluator += " goes on where it was stopped, and under torchrun each process draws a part"
     parser.add_argument("--evaluator", metavar="NPZ", help=evaluator)
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--random-labels is for --evaluator; got it without.")
     if args.size is not None:
         raise ValueError(f"--size is for --evaluator; got --size {args.size} without it.")
+    check_gif(args)
     device = find_device(args.device)
     numbers = computing(device, args.precision)
     check_numbers(args)
@@ -120,6 +127,7 @@ def run(args: argparse.Namespace) -> None:
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
     wanted = torch.tensor([classes[i % len(classes)] for i in range(args.count)])
     labels = to_be_drawn(args, header, wanted)
+    lanes = lanes_of(args, (tokenizer, model, settings), wanted[:MOST_FORMING])
     generator = torch.Generator(device).manual_seed(args.seed)
     tokenizer, model = tokenizer.to(device, memory_format=convolution_order(device)), model.to(device)
     if args.precision == "float32":
@@ -142,6 +150,56 @@ def run(args: argparse.Namespace) -> None:
     if npz:
         save_npz(npz, images, labels=wanted)
     print(f"{args.count} images in {time.time() - started:.1f} s with {settings}: {args.out}")
+    if lanes:
+        with computing(device, args.precision):
+            write_gif(args, lanes, wanted[:MOST_FORMING].to(device))
+
+
+def check_gif(args: argparse.Namespace) -> None:
+    """Raise ``ValueError`` for what does not go with --gif, or needs it."""
+    if args.gif is None:
+        if args.beside is not None:
+            raise ValueError(f"--beside is for --gif; got {args.beside} without.")
+        return
+    others = [*_given_economies(args), *(["--accept"] if args.accept is not None else [])]
+    if others:
+        raise ValueError(f"--gif shows pictures that are drawn in full, and all of them; got {', '.join(others)}.")
+    output(args.gif, (".gif",))
+
+
+def lanes_of(args: argparse.Namespace, first: tuple, labels: Tensor) -> dict[str, tuple]:
+    """For --gif: (tokenizer, model, settings) of the model and of the one beside it, by a name; else nothing."""
+    if args.gif is None:
+        return {}
+    lanes = [(args.checkpoint, *first)]
+    if args.beside is not None:
+        tokenizer, model, header = checkpoints.load_pair(args.beside)
+        if int(labels.max()) >= (classes := model.config.num_classes):
+            raise ValueError(
+                f"{args.beside} has the classes 0..{classes - 1}; got class {int(labels.max())} to draw."
+            )
+        lanes.append((args.beside, tokenizer, model, dict(header.get("sampling", {}))))
+    for _, _, model, _ in lanes:
+        sampling.check_forming(model)
+    named = {}
+    for folder, tokenizer, model, how in lanes:
+        name = f"{'next scale' if isinstance(model, VAR) else 'raster order'}: {Path(folder).name}"
+        named[f"{name} (2)" if name in named else name] = (tokenizer, model, how)
+    return named
+
+
+def write_gif(args: argparse.Namespace, lanes: dict[str, tuple], labels: Tensor) -> None:
+    """The pictures of --gif, those that ``--count 10`` draws with this seed, as they form."""
+    from minivar.book import animations
+
+    stages = {}
+    for name, (tokenizer, model, settings) in lanes.items():
+        generator = torch.Generator(labels.device).manual_seed(args.seed)
+        pair = (model.to(labels.device), tokenizer.to(labels.device))
+        drawn = sampling.forming(*pair, labels, generator, **settings)
+        stages[name] = [stage._replace(images=stage.images.float().cpu()) for stage in drawn]
+    animations.side_by_side(stages).save(args.gif)
+    print(f"The first {len(labels)} as they form: {args.gif}")
 
 
 def to_be_drawn(args: argparse.Namespace, header: dict, wanted: Tensor) -> Tensor:
@@ -167,8 +225,8 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 def draw_for_evaluator(args: argparse.Namespace) -> None:
     """Equally many images of each class into one file, by one process or, under torchrun, by all of them together."""
-    if args.classes or args.npz or args.accept is not None:
-        raise ValueError("--evaluator draws all classes into one file; got --classes, --npz or --accept.")
+    if args.classes or args.npz or args.gif or args.beside or args.accept is not None:
+        raise ValueError("--evaluator draws all classes into one file; got --classes, --npz, --gif or --accept.")
     if given := _given_economies(args):
         raise ValueError(f"--evaluator draws with all the arithmetic there is; got {', '.join(given)}.")
     check_numbers(args)

@@ -14,6 +14,7 @@ from minivar.sampling.economical import Economy, sample_economically
 from minivar.sampling.editing import edit, masks_per_scale
 from minivar.sampling.eight_bits import eight_bits
 from minivar.sampling.filters import filter_descending, filter_logits, guide
+from minivar.sampling.forming import Stage, check_forming, forming
 from minivar.sampling.generation import generate
 from minivar.sampling.inpainting import check_editable, composite, extended, inpaint, kept_cells, outpaint, redraw
 from minivar.sampling.kv_cache import KVCache, cache_bytes, images_at_once
@@ -33,8 +34,10 @@ __all__ = [
     "Sample",
     "SamplingConfig",
     "ScaleState",
+    "Stage",
     "cache_bytes",
     "check_editable",
+    "check_forming",
     "check_labels",
     "check_sampling",
     "composite",
@@ -44,6 +47,7 @@ __all__ = [
     "extended",
     "filter_descending",
     "filter_logits",
+    "forming",
     "generate",
     "guide",
     "hidden_counts",

@@ -18,6 +18,14 @@ from minivar.book.plots.block import adaln_block, llama_block
 from minivar.book.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
 from minivar.book.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
 from minivar.book.plots.duel import DUEL_STYLE, duel_guidance, duel_points
+from minivar.book.plots.exploring import (
+    attention_of_token,
+    changed_tokens,
+    drawn_and_weighed,
+    guided_frame,
+    redrawn,
+    sum_so_far,
+)
 from minivar.book.plots.frontier import frontier
 from minivar.book.plots.judging import balls, damage_table, gaussians_in_plane, size_bias, trade_off
 from minivar.book.plots.raster import (
@@ -70,10 +78,12 @@ __all__ = [
     "ablation",
     "adaln_block",
     "attention_masks",
+    "attention_of_token",
     "attention_pyramid",
     "balls",
     "cache_reads",
     "cell_maps",
+    "changed_tokens",
     "code_plane",
     "cost_bars",
     "cost_curves",
@@ -81,6 +91,7 @@ __all__ = [
     "crop_windows",
     "damage_table",
     "days_lines",
+    "drawn_and_weighed",
     "duel_guidance",
     "duel_points",
     "filling",
@@ -91,6 +102,7 @@ __all__ = [
     "gaussians_in_plane",
     "guidance_frames",
     "guidance_line",
+    "guided_frame",
     "hatched",
     "hole_sees",
     "image_as_tokens",
@@ -113,6 +125,7 @@ __all__ = [
     "published_field",
     "pyramid_by_hand",
     "raster_neighbours",
+    "redrawn",
     "roofline",
     "rung_pictures",
     "rungs",
@@ -128,6 +141,7 @@ __all__ = [
     "size_bias",
     "stack_rows",
     "staircase",
+    "sum_so_far",
     "system",
     "teacher_forcing",
     "time_bars",

@@ -1,6 +1,7 @@
 """What images cost: power laws on log-log axes, and the costs of all orders at one size."""
 
 import dataclasses
+import functools
 import math
 
 import matplotlib.pyplot as plt
@@ -76,6 +77,7 @@ def cost_curves(panels, title: str) -> Figure:
 PUBLISHED_SIZE = {"raster": "llamagen-l-256", "next-scale": "var-d16"}  # both of width 1024 and 0.3 G parameters
 
 
+@functools.cache
 def order_costs(order: str, n: int) -> dict[str, float]:
     """What one n x n image costs in an order of ``complexity.ORDERS``, in closed form, for one sequence.
 
