@@ -15,7 +15,15 @@ from minivar.book.plots.base import (
     to_unit,
 )
 from minivar.book.plots.block import adaln_block, llama_block
-from minivar.book.plots.codes import ablation, code_plane, image_as_tokens, staircase, token_flips
+from minivar.book.plots.codes import (
+    cells_that_share,
+    code_ablation,
+    code_plane,
+    image_as_tokens,
+    pulls,
+    staircase,
+    token_flips,
+)
 from minivar.book.plots.cost import ORDER_STYLE, cost_bars, cost_curves, cost_lines, pair_counts
 from minivar.book.plots.duel import DUEL_STYLE, duel_guidance, duel_points
 from minivar.book.plots.exploring import (
@@ -75,7 +83,6 @@ __all__ = [
     "DUEL_STYLE",
     "MEMORY_PARTS",
     "ORDER_STYLE",
-    "ablation",
     "adaln_block",
     "attention_masks",
     "attention_of_token",
@@ -83,7 +90,9 @@ __all__ = [
     "balls",
     "cache_reads",
     "cell_maps",
+    "cells_that_share",
     "changed_tokens",
+    "code_ablation",
     "code_plane",
     "cost_bars",
     "cost_curves",
@@ -123,6 +132,7 @@ __all__ = [
     "power_laws",
     "precision_and_recall",
     "published_field",
+    "pulls",
     "pyramid_by_hand",
     "raster_neighbours",
     "redrawn",
