@@ -149,6 +149,21 @@ def test_a_file_that_was_cut_off_is_one_sentence(row, folders, tmp_path, share, 
     assert str(cut) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_flipped_bit_that_pytorch_does_not_see_is_one_sentence(row, folders, tmp_path, which):
+    for file in row.files:
+        (tmp_path / file).write_bytes((folders[row.name] / file).read_bytes())
+    path = tmp_path / row.files[which]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    files.read_state_dict(path, "model")  # nothing is said
+    with pytest.raises(CheckpointError, match=r"is damaged: .+/data/\d+ in it has another content") as caught:
+        open_published(row, tmp_path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_file_far_too_small_for_the_published_shapes_is_not_read(folders):
     row = checkpoints.MODELS["var-d16"]
     with pytest.raises(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from parity_cases import CASES, DATA, Case
 
 from minivar import checkpoints
@@ -69,6 +70,22 @@ def test_teacher_inputs_and_logits(case):
     inputs = case.tokenizer.teacher_inputs(tokens)
     assert_close(inputs, case.results["var_input"])
     assert_close(case.model(case.labels, inputs).detach(), case.results["logits"])
+
+
+def test_logits_are_closer_on_the_whole_than_a_wrong_epsilon_would_leave_them(case, monkeypatch):
+    """A layer norm with another epsilon stays below the bound of the largest error, and is ten times the mean's."""
+    inputs = case.tokenizer.teacher_inputs([case.results[f"tokens_{k}"] for k in range(len(case.config["scales"]))])
+
+    def mean_error() -> float:
+        with torch.no_grad():
+            return (case.model(case.labels, inputs) - case.results["logits"]).abs().mean().item()
+
+    def modulate(x, scale, shift):
+        return F.layer_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale) + shift
+
+    assert mean_error() <= 1e-6
+    monkeypatch.setattr("minivar.models.var.modulate", modulate)
+    assert mean_error() > 1e-6
 
 
 @pytest.mark.parametrize("kind", ["greedy", "seeded"])

@@ -205,10 +205,11 @@ def _download(row: PublishedModel, file: str, offline: bool | None) -> Path:
 
 
 def check_whole(path: Path, numbers: int) -> None:
-    """Raise ``CheckpointError`` if a file cannot be all of one that holds so many numbers.
+    """Raise ``CheckpointError`` if a file cannot be all of one that holds so many numbers, or is damaged.
 
     Two bytes each is the least that is believed, since someone may have stored them in 16 bits. A file that was cut
-    off further on has lost the directory that an archive of PyTorch ends with.
+    off further on has lost the directory that an archive of PyTorch ends with. Of each entry that archive has a
+    checksum, which ``torch.load`` does not look at; to compare them all takes about a second for a gigabyte.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -218,6 +219,20 @@ def check_whole(path: Path, numbers: int) -> None:
             f"{path} is not whole: got {size:,} bytes, expected about {4 * numbers:,}; the download was cut off, so "
             "delete it and fetch it again."
         )
+    if is_archive and (damaged := _damaged_entry(path)):
+        raise CheckpointError(
+            f"{path} is damaged: {damaged} in it has another content than its checksum says; delete the file and "
+            "fetch it again."
+        )
+
+
+def _damaged_entry(path: Path) -> str | None:
+    """The first entry of an archive that is not as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        return f"an entry ({error})"
 
 
 # What is in them --------------------------------------------------------------------------------------------------

@@ -9,28 +9,47 @@ import torch
 
 from minivar import checkpoints, data, evaluation, presets
 from minivar.cli.sample import settings_of
-from minivar.cli.shared import MOST_IMAGES, SHIPPED, add_accept_argument, check_number, output
+from minivar.cli.shared import (
+    MOST_IMAGES,
+    add_accept_argument,
+    add_model_arguments,
+    check_number,
+    open_models,
+    output,
+)
 from minivar.distributed import Ranks, join_ranks
 from minivar.files import write_atomically
 from minivar.machine import describe_machine
 from minivar.tokenizer import Pixels
 from minivar.tokenizer.losses import Perceptual
 
-# Options that are for one of the two uses alone, with their defaults; None in the arguments: not given.
-OF_A_MODEL = {"count": 2000, "seed": 0, "split": "heldout", "keep": None, "cfg": None, "accept": None}
-OF_A_MODEL |= {"backbone_weights": None}
-OF_TWO_SETS = {"reference": None, "judge": "inception", "inception_weights": None, "labels": None, "device": "cpu"}
+# Options by the use that they are for, with their defaults; None in the arguments: not given.
+WHICH_MODEL = {"checkpoint": None, "published": None, "folder": None, "offline": False}
+DRAWN = {"count": 2000, "seed": 0, "keep": None, "cfg": None}
+OF_A_MODEL = {"split": "heldout", "accept": None, "backbone_weights": None}
+OF_A_REFERENCE = {"reference": None, "judge": "inception", "inception_weights": None, "device": "cpu"}
+OF_TWO_SETS = {"labels": None}
+USES = {  # what is said of a use, and what goes with it
+    "two sets of pictures (--samples)": OF_A_REFERENCE | OF_TWO_SETS,
+    "a model beside a reference (--reference, no --samples)": WHICH_MODEL | DRAWN | OF_A_REFERENCE,
+    "a model (no --samples)": WHICH_MODEL | DRAWN | OF_A_MODEL,
+}
+PROTOCOL = 50_000  # images beside a reference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``minivar evaluate``."""
-    model = parser.add_argument_group("a model", "of the digits or the emoji, by the judges of its images")
-    folder = "folder with tokenizer and transformer (default: the shipped digits)"
-    model.add_argument("--checkpoint", metavar="DIR", help=folder)
-    model.add_argument("--count", type=int, help="images to draw (default: 2000)")
+    about = (
+        "of the digits or the emoji, by the judges of its images; any other, such as the published, by InceptionV3"
+    )
+    model = parser.add_argument_group("a model", f"{about} beside a --reference")
+    add_model_arguments(model)
+    many = "images to draw (default: 2000; beside a --reference 50,000, equally many of each class)"
+    model.add_argument("--count", type=int, help=many)
     model.add_argument("--seed", type=int, help="the same seed gives the same images (default: 0)")
     model.add_argument("--split", choices=("heldout", "validation"), help="what to compare with (default: heldout)")
-    model.add_argument("--keep", metavar="DIR", help="write the images there: PNG files, and samples.npz")
+    keep = "write the images there: PNG files and samples.npz; beside a --reference the latter, and a call goes on"
+    model.add_argument("--keep", metavar="DIR", help=keep)
     model.add_argument("--cfg", type=float, help="guidance (default: the preset's, as the other settings)")
     add_accept_argument(model)
     weights = "torchvision's vgg16 weights, for LPIPS, which is left out without them"
@@ -44,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = "InceptionV3 as torch-fidelity keeps it (default: downloaded where needed)"
     sets.add_argument("--inception-weights", metavar="FILE", help=network)
     sets.add_argument("--labels", metavar="NPY", help="with --judge digits: what the pictures are meant to show")
-    sets.add_argument("--device", help="of InceptionV3: cpu or cuda (default: cpu); under torchrun on every process")
+    device = "of InceptionV3, and of the model beside a --reference: cpu or cuda (default: cpu); under torchrun on"
+    sets.add_argument("--device", help=f"{device} every process")
     parser.add_argument("--bootstrap", type=int, default=0, metavar="DRAWS", help="for intervals (default: 0, none)")
     parser.add_argument("--json", metavar="FILE", help="also keep the scores, with seed, settings and machine")
 
@@ -56,7 +76,8 @@ def run(args: argparse.Namespace) -> None:
     target = output(args.json) if args.json else None
     started, machine = time.time(), describe_machine(torch.device("cpu"))
     with join_ranks(args.device) as ranks:
-        found = of_pictures(args, ranks) if args.samples else of_model(args, ranks)
+        work = dict(zip(USES, (of_pictures, of_a_model_beside, of_model), strict=True))[use_of(args)]
+        found = work(args, ranks)
         found |= {"minutes": (time.time() - started) / 60, "machine": machine}
         if ranks.leads:
             print(as_table(found))
@@ -65,22 +86,59 @@ def run(args: argparse.Namespace) -> None:
                 write_atomically(target, lambda path: path.write_text(text))
 
 
+def use_of(args: argparse.Namespace) -> str:
+    """Which of ``USES`` is asked for."""
+    both, beside, alone = USES
+    return both if args.samples else beside if args.reference else alone
+
+
 def check_use(args: argparse.Namespace) -> None:
-    """Fill in the defaults; ``ValueError`` for options of one use beside those of the other."""
-    foreign = {"checkpoint": None, **OF_A_MODEL} if args.samples else OF_TWO_SETS
-    given = [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]
-    if given:
-        use = "two sets of pictures (--samples)" if args.samples else "a model (no --samples)"
-        raise ValueError(f"Not an option for {use}: got {', '.join(given)}, which goes with the other use.")
+    """Fill in the defaults; ``ValueError`` for options of one use beside those of another, and for missing ones."""
+    use, defaults = use_of(args), {**WHICH_MODEL, **DRAWN, **OF_A_MODEL, **OF_TWO_SETS, **OF_A_REFERENCE}
+    foreign = [name for name in defaults if name not in USES[use] and getattr(args, name) not in (None, False)]
+    if foreign:
+        given = ", ".join("--from" if name == "folder" else f"--{name.replace('_', '-')}" for name in foreign)
+        raise ValueError(f"Not an option for {use}: got {given}, which goes with the other use.")
     if args.samples and not args.reference:
         raise ValueError("Two sets of pictures are compared: expected --reference beside --samples, got none.")
-    for name, default in {**OF_A_MODEL, **OF_TWO_SETS}.items():
+    if not args.samples and args.reference and not args.keep:
+        raise ValueError(
+            "Drawing thousands of images can be stopped and goes on from what it kept: expected --keep DIR beside "
+            "--reference, got none."
+        )
+    if args.published in checkpoints.MODELS and not args.reference:  # before anything is downloaded
+        raise ValueError(
+            f"No judge of minivar's knows ImageNet, whose classes {args.published} draws: expected --reference, a "
+            "folder of pictures or an npz such as VIRTUAL_imagenet256_labeled.npz; got none."
+        )
+    if args.count is None and args.reference:
+        args.count = PROTOCOL
+    for name, default in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, default)
     check_number("--count", args.count, 20, MOST_IMAGES)
     check_number("--seed", args.seed, 0, 2**64 - 1)
     if args.labels and args.judge != "digits":
         raise ValueError(f"--labels needs a judge who names classes: expected --judge digits, got {args.judge}.")
+
+
+def of_a_model_beside(args: argparse.Namespace, ranks: Ranks) -> dict[str, object]:
+    """Scores of equally many images of each class, as the published protocol draws them, against a reference."""
+    reference = evaluation.Pictures(args.reference)  # an error, if there is none, before the work
+    size = reference.shape[1]
+    if reference.shape[2] != size:
+        raise ValueError(
+            f"Models draw squares: expected a --reference of squares, got {reference.shape[2]} x {size}."
+        )
+    tokenizer, model, header = open_models(args)
+    settings = settings_of(args, model, header)
+    path = output(str(Path(args.keep) / "samples.npz"), (".npz",))
+    tokenizer, model = (module.to(ranks.device) for module in (tokenizer, model))
+    how = {"size": size, "seed": args.seed, "progress": ranks.leads, "ranks": ranks}
+    evaluation.write_samples(tokenizer, model, path, args.count, **how, **settings)
+    args.samples = str(path)
+    found = of_pictures(args, ranks)
+    return found | {"model": args.checkpoint, "seed": args.seed, "count": args.count, "settings": settings}
 
 
 def of_pictures(args: argparse.Namespace, ranks: Ranks) -> dict[str, object]:
@@ -107,7 +165,7 @@ def of_model(args: argparse.Namespace, ranks: Ranks) -> dict[str, object]:
         raise ValueError(
             f"A model is evaluated by one process; got {ranks.count}: draw with sample --evaluator first."
         )
-    tokenizer, model, header = checkpoints.load_pair(Path(args.checkpoint or SHIPPED))
+    tokenizer, model, header = open_models(args)
     dataset, world = images_of(header, args.checkpoint)
     train, heldout = data.load(dataset, evaluation.OTHERS[args.split]), data.load(dataset, args.split)
     settings = settings_of(args, model, header)
@@ -144,7 +202,7 @@ def images_of(header: dict, where: str | None) -> tuple[str, str]:
     if dataset not in worlds:
         raise ValueError(
             f"There are judges for {' and '.join(evaluation.WORLDS)} of 28 and 32 pixels; {where} is of {dataset}: "
-            "expected --samples and --reference, with --judge inception."
+            "expected --reference beside it, which is compared by InceptionV3."
         )
     return dataset, worlds[dataset]
 

@@ -1,19 +1,26 @@
 """``minivar reconstruct``: images after tokens and back."""
 
 import argparse
-from pathlib import Path
 
 import torch
 
-from minivar import checkpoints, data, sampling
-from minivar.cli.shared import MOST_IMAGES, PICTURES, SHIPPED_OPTION, add_device_arguments, check_number, output
+from minivar import data, sampling
+from minivar.cli.shared import (
+    MOST_IMAGES,
+    PICTURES,
+    add_device_arguments,
+    add_model_arguments,
+    check_number,
+    open_tokenizer,
+    output,
+)
 from minivar.distributed import find_device
 from minivar.precision import computing, convolution_order
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``minivar reconstruct``."""
-    parser.add_argument("--checkpoint", **SHIPPED_OPTION)
+    add_model_arguments(parser)
     parser.add_argument("--dataset", default="digits", help="digits, emoji, fashion-mnist, cifar10, folder, shards")
     parser.add_argument("--data", metavar="DIR", help="folder of the dataset, where it is not embedded")
     parser.add_argument("--count", type=int, default=50, help="number of images (default: 50)")
@@ -28,9 +35,8 @@ def run(args: argparse.Namespace) -> None:
     computing(device, args.precision)  # an error, if it cannot, before the work
     check_number("--count", args.count, 1, MOST_IMAGES)
     check_number("--batch-size", args.batch_size, 1, MOST_IMAGES)
-    tokenizer, _ = checkpoints.load(Path(args.checkpoint) / "tokenizer.safetensors", "VQVAE")
-    channels, side = tokenizer.config.nets.image_channels, (tokenizer.config.image_size or (256, 256))[0]
-    dataset = data.load(args.dataset, "heldout", args.data, side, channels)
+    tokenizer, side = open_tokenizer(args)
+    dataset = data.load(args.dataset, "heldout", args.data, side, tokenizer.config.nets.image_channels)
     out = output(args.out, PICTURES)
     tokenizer = tokenizer.to(device, memory_format=convolution_order(device))
     if args.precision == "float32":

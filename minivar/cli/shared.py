@@ -25,8 +25,8 @@ MOST_IMAGES = 1_000_000  # of one command: they are held in memory
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--checkpoint``, ``--published`` and where the latter is: for commands that draw from either."""
+def add_model_arguments(parser) -> None:
+    """``--checkpoint``, ``--published`` and where the latter is: for commands that take either."""
     parser.add_argument("--checkpoint", **{**SHIPPED_OPTION, "default": None})
     names = f"a published model, or a folder with the files of one; one of {', '.join(checkpoints.MODELS)}"
     parser.add_argument("--published", metavar="NAME", help=names)
@@ -35,11 +35,29 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="take --published from the Hub's cache alone")
 
 
+def open_tokenizer(args: argparse.Namespace) -> tuple[VQVAE, int]:
+    """The tokenizer of --checkpoint, a folder that need not hold more, or of --published, and the side of its images.
+
+    Of a published model both files are opened, so that what is told is also that they belong together.
+    """
+    if args.published is None:
+        _check_published_alone(args)
+        path = Path(args.checkpoint or SHIPPED) / "tokenizer.safetensors"
+        tokenizer, _ = checkpoints.load(path, "VQVAE")
+        return tokenizer, (tokenizer.config.image_size or (256, 256))[0]
+    tokenizer, model, _ = open_models(args)
+    if not isinstance(tokenizer, VQVAE):
+        raise ValueError(f"{args.published} has no tokenizer: expected a model that draws tokens.")
+    if tokenizer.config.image_size:
+        return tokenizer, tokenizer.config.image_size[0]
+    grid = model.config.grids[-1]  # of a LlamaGen in a folder whose name says nothing there is none
+    return tokenizer, grid[0] * tokenizer.config.nets.stride if grid else 256
+
+
 def open_models(args: argparse.Namespace) -> tuple[VQVAE | Pixels, Generator, dict]:
     """Tokenizer, transformer and header of --checkpoint or --published; ``args.checkpoint`` then names either."""
     if args.published is None:
-        if args.folder is not None or args.offline:
-            raise ValueError("--from and --offline are for --published; got one of them without.")
+        _check_published_alone(args)
         args.checkpoint = args.checkpoint or str(SHIPPED)
         return checkpoints.load_pair(args.checkpoint)
     if args.checkpoint is not None:
@@ -57,6 +75,11 @@ def open_models(args: argparse.Namespace) -> tuple[VQVAE | Pixels, Generator, di
     tokenizer, model, header = checkpoints.open_folder(args.published)
     _no_text(bool(getattr(model.config, "caption_tokens", 0)), args.published)
     return tokenizer, model, header
+
+
+def _check_published_alone(args: argparse.Namespace) -> None:
+    if args.folder is not None or args.offline:
+        raise ValueError("--from and --offline are for --published; got one of them without.")
 
 
 def _no_text(text: bool, name: str) -> None:

@@ -36,6 +36,7 @@ from minivar.book.plots.exploring import (
 )
 from minivar.book.plots.frontier import frontier
 from minivar.book.plots.judging import balls, damage_table, gaussians_in_plane, size_bias, trade_off
+from minivar.book.plots.published import file_shares, level_numbers, single_faults
 from minivar.book.plots.raster import (
     cell_maps,
     filling,
@@ -103,8 +104,9 @@ __all__ = [
     "drawn_and_weighed",
     "duel_guidance",
     "duel_points",
-    "filling",
     "fid_by_size",
+    "file_shares",
+    "filling",
     "filter_orders",
     "frontier",
     "gan_curves",
@@ -120,6 +122,7 @@ __all__ = [
     "latencies",
     "leakage",
     "learning_by_minute",
+    "level_numbers",
     "line_panels",
     "llama_block",
     "loss_over_compute",
@@ -148,6 +151,7 @@ __all__ = [
     "seen_and_heldout",
     "show_image",
     "side_points",
+    "single_faults",
     "size_bias",
     "stack_rows",
     "staircase",
