@@ -6,6 +6,7 @@ for an image x and its reconstruction y. Pixel losses alone prefer a blur to a s
 LPIPS compares what a network that knows photographs sees, and the discriminator asks whether a patch could be real.
 ``TokenizerLoss`` joins the terms and ``LossConfig`` weighs them; the parts can also be read and used one by one.
 Sources: VQGAN (arXiv 2012.09841), LlamaGen (arXiv 2406.06525), and the single-scale trainer of VAR's authors.
+Explained in ``notebooks/13a_own_pictures.ipynb``.
 """
 
 import warnings

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib import import_module
 
 from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
-from minivar.book.exercises.chapter13 import check_state_bytes, check_step_plan, check_ten_crops
 from minivar.book.exercises.exercise import Exercise, register
 
 __all__ = [
@@ -20,9 +19,6 @@ __all__ = [
     "check_leading_constant",
     "check_schedule_pairs",
     "check_smallest_batch",
-    "check_state_bytes",
-    "check_step_plan",
-    "check_ten_crops",
 ]
 
 PAGES = (
@@ -46,6 +42,8 @@ PAGES = (
     "10",
     "11",
     "12",
+    "13",
+    "13a",
     "14",
     "15a",
     "16",

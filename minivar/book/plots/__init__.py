@@ -63,7 +63,15 @@ from minivar.book.plots.sampling import (
     roofline,
     time_bars,
 )
-from minivar.book.plots.scale import MEMORY_PARTS, crop_windows, days_lines, gan_curves, memory_bars
+from minivar.book.plots.scale import (
+    MEMORY_PARTS,
+    crop_windows,
+    days_lines,
+    find_windows,
+    gan_curves,
+    memory_bars,
+    two_truths,
+)
 from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
 from minivar.book.plots.serving import latencies
 from minivar.book.plots.strip import sampling_strip
@@ -108,6 +116,7 @@ __all__ = [
     "file_shares",
     "filling",
     "filter_orders",
+    "find_windows",
     "frontier",
     "gan_curves",
     "gaussians_in_plane",
@@ -164,5 +173,6 @@ __all__ = [
     "token_maps",
     "trade_off",
     "training_curves",
+    "two_truths",
     "usage_bars",
 ]

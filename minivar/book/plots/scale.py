@@ -1,8 +1,9 @@
-"""Figures of the full run: crops of a picture, memory and days of a plan, the discriminator's turn in the log."""
+"""Figures of the full run: crops, memory and days of a plan, blur, the discriminator's turn in the log."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from minivar.book.plots.base import COLOURS, show_image
 
@@ -15,6 +16,22 @@ MEMORY_PARTS = {
     "gathered blocks": COLOURS[3],
     "activations": COLOURS[1],
 }
+
+
+def find_windows(picture: Tensor, crops: Tensor, patch: int = 24) -> list[tuple[int, int]]:
+    """(top, left) in a picture (C, h, w) of each crop (N, C, S, S), mirrored or not, by its pixels.
+
+    Only ``patch`` pixels near a corner are compared, so the picture must not repeat itself.
+    """
+    size, found = crops.shape[-1], []
+    windows = picture.unfold(1, patch, 1).unfold(2, patch, 1)
+    windows = windows[:, : picture.shape[1] - size + 1, : picture.shape[2] - size + 1]
+    for window in crops:
+        corners = (turned[:, None, None, :patch, :patch] for turned in (window, window.flip(-1)))
+        both = [(windows - corner).abs().amax((0, 3, 4)) for corner in corners]
+        best = min(both, key=Tensor.min)
+        found.append(divmod(int(best.argmin()), best.shape[1]))
+    return found
 
 
 def crop_windows(panels, title: str) -> Figure:
@@ -110,32 +127,63 @@ def days_lines(gpu_days: dict[str, float], published: list[dict], range_: tuple[
     return figure
 
 
-def gan_curves(entries: list[dict], title: str) -> Figure:
-    """A tokenizer's log before and after its discriminator starts: pixels, answers, and the adaptive weight."""
-    rows = [entry for entry in entries if entry["phase"] == "tokenizer" and "gan_weight" in entry]
-    steps = [entry["step"] for entry in rows]
-    playing = [entry for entry in rows if entry["discriminator_loss"] > 0]
-    figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.1), layout="constrained")
-    axes[0].plot(steps, [entry["mse"] for entry in rows], color=COLOURS[7], label="squared")
-    axes[0].plot(steps, [entry["l1"] for entry in rows], color=COLOURS[0], ls="--", label="absolute")
-    axes[0].set(ylabel="error of pixels", ylim=(0, None))
-    played = [entry["step"] for entry in playing]
-    for key, label, colour, line in (
-        ("logits_real", "images", COLOURS[2], "-"),
-        ("logits_fake", "reconstructions", COLOURS[5], "--"),
-    ):
-        axes[1].plot(played, [entry[key] for entry in playing], color=colour, ls=line, marker="o", ms=3, label=label)
-    axes[1].axhline(0, color="black", lw=0.8)
-    axes[1].set(ylabel="mean answer (above 0: real)")
-    axes[2].plot(played, [entry["gan_weight"] for entry in playing], color=COLOURS[3], marker="o", ms=3)
-    axes[2].set(ylabel="adaptive weight of the GAN", ylim=(0, None))
-    for ax, name in zip(axes, ("Reconstruction", "Discriminator", "How much it may pull"), strict=True):
-        ax.set(xlabel="step", xlim=(0, steps[-1]))
-        ax.set_title(name, fontsize=10)
+def gan_curves(logs: dict[str, list[dict]], title: str) -> Figure:
+    """Tokenizers' logs before and after the discriminator starts: pixels, who wins, and the weight of the GAN.
+
+    ``logs``: a name and the entries of ``metrics.jsonl`` of each run; all begin the game at the same step.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.3), layout="constrained")
+    panels = (
+        ("mse", "mean squared error of pixels", "Reconstruction"),
+        ("discriminator_accuracy", "share of patches it gets right", "Discriminator"),
+        ("gan_weight", "weight of the adversarial term", "How much it may pull"),
+    )
+    for i, (name, entries) in enumerate(logs.items()):
+        rows = [entry for entry in entries if entry["phase"] == "tokenizer" and "gan_weight" in entry]
+        playing = [entry for entry in rows if entry["discriminator_loss"] > 0]
+        style = {"color": COLOURS[(0, 5, 2)[i % 3]], "ls": ("-", "--", ":")[i % 3], "marker": "os^"[i % 3], "ms": 3.5}
+        for ax, (key, _, _) in zip(axes, panels, strict=True):
+            shown = rows if key == "mse" else playing
+            ax.plot([entry["step"] for entry in shown], [entry[key] for entry in shown], label=name, **style)
+    for ax, (key, label, head) in zip(axes, panels, strict=True):
+        ax.set(xlabel="step", ylabel=label, xlim=(0, rows[-1]["step"]))
+        ax.set_title(head, fontsize=10)
         ax.grid(alpha=0.3)
-        if playing:
-            ax.axvspan(0, played[0], color="0.93", zorder=0)
-    for ax in axes[:2]:
-        ax.legend(fontsize=8)
+        if len(playing) < len(rows):  # grey up to the last entry without a discriminator
+            ax.axvspan(0, rows[len(rows) - len(playing) - 1]["step"], color="0.93", zorder=0)
+        if key == "discriminator_accuracy":
+            ax.axhline(0.5, color="black", lw=0.8)
+    axes[0].set(ylim=(0, None))
+    axes[1].set(ylim=(0.4, 1.02))
+    axes[2].set(yscale="log")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def two_truths(world: np.ndarray, answers: dict[str, np.ndarray], title: str) -> Figure:
+    """A world of a few equally likely rows of pixels (N, P) in [0, 1], and what answers (P,) to it cost on average.
+
+    Above the rows, as strips; below bars of the mean squared and the mean absolute error of every answer.
+    """
+    figure = plt.figure(figsize=(9.6, 3.0), layout="constrained")
+    grid = figure.add_gridspec(max(len(world), len(answers)), 3)
+    names = {0: [f"truth {i + 1}" for i in range(len(world))], 1: list(answers)}
+    for column, rows in enumerate((world, list(answers.values()))):
+        for i, row in enumerate(rows):
+            ax = figure.add_subplot(grid[i, column])
+            ax.imshow(np.asarray(row)[None], cmap="gray", vmin=-0.15, vmax=1.15, aspect="auto")
+            ax.set_xticks(np.arange(len(row)), [f"{value:g}" for value in row], fontsize=8)
+            ax.set_yticks([])
+            ax.set_ylabel(names[column][i], rotation=0, ha="right", va="center", fontsize=9)
+    ax = figure.add_subplot(grid[:, 2])
+    for shift, (label, power) in enumerate((("squared", 2), ("absolute", 1))):
+        costs = [(np.abs(world - row) ** power).mean() for row in answers.values()]
+        bars = ax.bar(np.arange(len(costs)) + 0.4 * shift, costs, 0.36, color=COLOURS[(7, 0)[shift]], label=label)
+        ax.bar_label(bars, fmt="%.4g", fontsize=8)
+    ax.set_xticks(np.arange(len(answers)) + 0.2, list(answers), fontsize=9)
+    ax.set(ylabel="mean error over all truths", xlabel="answer")
+    ax.margins(y=0.25)
+    ax.legend(fontsize=8, ncol=2, loc="upper left")
     figure.suptitle(title, fontsize=11)
     return figure
