@@ -71,7 +71,7 @@ def pulls(feature: Tensor, code: Tensor, wish: Tensor, beta: float, title: str) 
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="first channel", ylabel="second channel")
         ax.set_aspect("equal")
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8, loc="upper left", framealpha=0.9)
+        ax.legend(fontsize=8, loc="lower right", framealpha=0.9)
     figure.suptitle(title, fontsize=11)
     return figure
 
