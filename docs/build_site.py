@@ -20,7 +20,7 @@ from pathlib import Path
 from docs import alt_text, export_onnx
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/*.md", "data/*.md", "data/checkpoints/*.md", "*.md")
+PAGES = ("docs/*.md", "data/*.md", "data/checkpoints/*.md", "plugins/*/*.md", "*.md")
 FIGURES = "data/figures/*.png"
 VENDOR = ROOT / "docs" / "vendor"
 RUNTIME = VENDOR / "onnxruntime-web"

@@ -60,3 +60,13 @@ def test_the_runtime_is_the_one_that_its_card_names():
     assert packed.stat().st_size < 4e6
     assert [hashlib.sha256(lzma.decompress(packed.read_bytes())).hexdigest()] == sums
     assert "MIT License" in (VENDORED / "onnxruntime-web" / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_every_page_beside_the_book_is_in_the_list():
+    """Sphinx calls a page that is in no list an error, and Sphinx is not installed everywhere."""
+    from docs.build_site import PAGES
+
+    found = {path.relative_to(ROOT).with_suffix("").as_posix() for pattern in PAGES for path in ROOT.glob(pattern)}
+    listed = re.findall(r"```\{toctree\}.*?```", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    listed = set(re.findall(r"^(?:.* <)?([\w/.-]+)>?$", "\n".join(listed), re.MULTILINE))
+    assert found - {"docs/index"} <= listed

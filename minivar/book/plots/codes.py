@@ -223,7 +223,7 @@ KINDS = {  # of tokenizers, by their names in data/results/codes.json
 
 
 def code_ablation(found: list[dict], dims: dict[int, tuple], sizes: dict[int, tuple], title: str) -> Figure:
-    """Rows of ``experiments/ablate_codes.py`` beside the paper's, {C or V: (rFID, usage in %)}.
+    """Error and usage over code dimension and codebook size, beside the paper's.
 
     Above by code dimension, at V = 1,024 for the digits, below by codebook size, at C = 8; error, rFID, usage.
     """
