@@ -13,7 +13,7 @@ import typing
 
 Range = str | tuple[str, ...]  # an interval, or the texts to choose from
 
-NOUNS = {int: "whole number", float: "number"}
+NOUNS = {int: "whole number", float: "number", str: "text"}
 
 
 def check(config, error: type[ValueError] = ValueError, **ranges: Range) -> None:

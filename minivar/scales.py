@@ -9,6 +9,7 @@ Explained in ``notebooks/04_token_pyramid.ipynb``.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LARGEST = 4096  # cells along a side: 64 K pixels, at 16 to a cell
@@ -70,21 +71,21 @@ class ScaleSchedule:
         """(h_K, w_K), the latent grid of the tokenizer."""
         return self.grids[-1]
 
-    def level_ids(self, device: torch.device | str | None = None) -> Tensor:
-        """(L,) int64: the scale k that each token belongs to."""
+    def level_ids(self, device: torch.device | str | None = None, prefix: int = 0) -> Tensor:
+        """(L,) int64: the scale k that each token belongs to; ``prefix`` tokens before them belong to the first."""
         position_L = torch.arange(self.num_tokens, device=device)
         level_L = torch.zeros_like(position_L)
         for begin, _ in self.bounds[1:]:  # numbers, not a tensor of them, for which a GPU would be waited for
             level_L += position_L >= begin
-        return level_L
+        return F.pad(level_L, (prefix, 0)) if prefix else level_L
 
-    def block_causal_mask(self, device: torch.device | str | None = None) -> Tensor:
+    def block_causal_mask(self, device: torch.device | str | None = None, prefix: int = 0) -> Tensor:
         """(L, L) bool, True where the token of the row may attend to the token of the column.
 
         A token sees its own scale and all coarser ones (paper, figure 4): unlike a causal mask it is blocky, since
-        the tokens of one scale are predicted together.
+        the tokens of one scale are predicted together. A caption's ``prefix`` tokens are part of the first scale.
         """
-        level_L = self.level_ids(device)
+        level_L = self.level_ids(device, prefix)
         return level_L[:, None] >= level_L[None, :]
 
     def split(self, tokens_BL: Tensor) -> list[Tensor]:

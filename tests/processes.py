@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PRELOAD = ["torch._dynamo", "torch.distributed.fsdp", "minivar.cli", "minivar.book.plots", "torchvision"]
 
 
@@ -70,6 +71,8 @@ def run_ranks(
 
 
 def _run(function: Callable, arguments: tuple, said: str, cwd: Path | None, environment: dict) -> None:
+    for name in RANKS:  # the server that forks has the environment of the test in which it began
+        os.environ.pop(name, None)
     os.environ.update({name: str(value) for name, value in environment.items()})
     if cwd is not None:
         os.chdir(cwd)

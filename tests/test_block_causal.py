@@ -74,8 +74,8 @@ def test_gradients_of_prefixes_add_up():
 
 def test_flex_attention_is_for_compiled_models_on_gpus(monkeypatch):
     cuda = torch.device("cuda")
-    monkeypatch.setattr("minivar.models.block_causal.tiles", lambda schedule, device: "tiles")
-    monkeypatch.setattr(ScaleSchedule, "block_causal_mask", lambda self, device: "dense")
+    monkeypatch.setattr("minivar.models.block_causal.tiles", lambda schedule, device, prefix: "tiles")
+    monkeypatch.setattr(ScaleSchedule, "block_causal_mask", lambda self, device, prefix: "dense")
     assert isinstance(training_mask(SCHEDULE, CPU), ScalePrefixes)
     assert training_mask(SCHEDULE, cuda) == training_mask(SCHEDULE, torch.device("meta")) == "dense"
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)

@@ -89,7 +89,10 @@ def test_a_model_of_another_kind_is_refused(model, tmp_path):
 
 def test_a_safetensors_file_of_someone_else_is_refused(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds a None; expected VQVAE or VAR or GPT or MaskGIT or DiT\."):
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds a None; expected VQVAE or .* or DiT\.",
+    ):
         checkpoints.load(tmp_path / "other.safetensors")
 
 

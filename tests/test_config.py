@@ -9,7 +9,7 @@ import torch
 from minivar import presets
 from minivar.checks import annotations, check, fits, in_words
 from minivar.evaluation.judges import ClassifierConfig
-from minivar.models import GPTConfig, VARConfig
+from minivar.models import GPTConfig, TextVARConfig, VARConfig
 from minivar.presets.overrides import as_text, parse, parse_settings
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
 from minivar.scales import VAR_512, ScaleSchedule
@@ -166,6 +166,10 @@ RANGES = [
     (VARConfig, "label_dropout", (0, 1), (-0.1, 1.1)),
     (VARConfig, "drop_path", (0, 0.99), (-0.1, 1)),
     (VARConfig, "gamma_init", (0, 1), (-0.1, INF)),
+    (TextVARConfig, "caption_tokens", (1, 120), (0, 1.5)),
+    (TextVARConfig, "caption_dim", (1,), (0,)),
+    (TextVARConfig, "reads", ("prefix", "cross"), ("both", None)),
+    (TextVARConfig, "dropout", (0, 0.5), (1, -0.1)),
     (GPTConfig, "depth", (1,), (0,)),
     (GPTConfig, "width", (48,), (0, 36)),
     (GPTConfig, "heads", (1, 192), (0, 5, 384)),
@@ -273,16 +277,17 @@ DIGITS, RASTER = presets.get("digits"), presets.get("duel-llamagen")
             {"tokenizer_loss": LossConfig(gan=0.1)},
             "3 layers needs images of at least 24 pixels a side; got 20.",
         ),
-        (RASTER, {"model": GPTConfig(grid=None)}, "expected a grid and 0 caption_tokens; got grid None and capt"),
         (
             RASTER,
-            {"model": GPTConfig(caption_tokens=3)},
-            "expected a grid and 0 caption_tokens; got grid (16, 16) and",
+            {"model": GPTConfig(grid=None)},
+            "Training knows the grid of a GPT: expected a model.grid; got none.",
         ),
+        (DIGITS, {"mirror": True}, "mirror is for emoji-32 and emoji-64, which say what has a side; got digits."),
+        (DIGITS, {"jitter": (95.0, 0.1)}, "jitter must be two numbers in [0, 90]; got (95.0, 0.1)."),
         (
             DIGITS,
             {"model": None},
-            "model must be a VARConfig or a GPTConfig or a MaskGITConfig or a DiTConfig; got None.",
+            "model must be a VARConfig or a TextVARConfig or a GPTConfig or a MaskGITConfig or a DiTConfig",
         ),
     ],
 )

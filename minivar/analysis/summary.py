@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minivar.analysis.complexity import count_flops
-from minivar.models import GPT, VAR, DiT, Generator
+from minivar.models import GPT, VAR, DiT, Generator, caption_shape
 from minivar.tokenizer import VQVAE, Pixels
 
 
@@ -41,7 +41,8 @@ def describe(tokenizer: VQVAE | Pixels, model: Generator) -> dict[str, object]:
 def one_pass(tokenizer: VQVAE | Pixels, model: Generator) -> tuple[str, int, tuple[Tensor, ...]]:
     """In which order a model draws, how many tokens it sees, and what it takes for one image in training."""
     config, device = model.config, next(model.parameters()).device
-    labels = torch.zeros(1, dtype=torch.int64, device=device)
+    captions = caption_shape(config)
+    labels = torch.zeros(1, *captions or (), dtype=torch.float32 if captions else torch.int64, device=device)
     if isinstance(model, VAR):
         tokens = config.schedule.num_tokens
         inputs = torch.zeros(1, tokens - config.schedule.counts[0], config.code_dim, device=device)
@@ -54,8 +55,6 @@ def one_pass(tokenizer: VQVAE | Pixels, model: Generator) -> tuple[str, int, tup
     tokens, raster = math.prod(grid), isinstance(model, GPT)
     order = f"{grid[0]} x {grid[1]} {'in raster order' if raster else 'in the order of surety'}"
     seen = torch.zeros(1, tokens - raster, dtype=torch.int64, device=device)
-    if raster and config.caption_tokens:
-        return order, tokens, (torch.zeros(1, config.caption_tokens, config.caption_dim, device=device), seen)
     return order, tokens, (labels, seen)
 
 

@@ -7,15 +7,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minivar.files import CheckpointError, State, config_from_dict, read_tensors, write_tensors
-from minivar.models import GENERATORS, Config, DiTConfig, Generator, GPTConfig, MaskGITConfig
+from minivar.files import CheckpointError, State, config_from_dict, read_tensors, weights_fingerprint, write_tensors
+from minivar.models import (
+    GENERATORS,
+    Config,
+    DiTConfig,
+    Generator,
+    GPTConfig,
+    MaskGITConfig,
+    TextConfig,
+    TextEncoder,
+    caption_shape,
+)
 from minivar.tokenizer import VQVAE, Pixels, TokenizerConfig
 
 Kinds = Mapping[str, tuple[type[nn.Module], type]]  # name of a kind of model: its class and that of its configuration
 KINDS: Kinds = {
     "VQVAE": (VQVAE, TokenizerConfig),
+    "TextEncoder": (TextEncoder, TextConfig),
     **{model.__name__: (model, config) for config, model in GENERATORS.items()},
 }
+TEXT_FILE = "text.safetensors"  # of the encoder, beside a model of captions
 FILES = {f"{model.__name__.lower()}.safetensors": model.__name__ for model in GENERATORS.values()}  # of a generator
 
 
@@ -74,6 +86,37 @@ def load_pair(directory: Path) -> tuple[VQVAE | Pixels, Generator, dict]:
     model, header = load(directory / found[0], FILES[found[0]])
     check_pair(tokenizer.config, model.config, f" in {directory}")
     return tokenizer, model, header
+
+
+def load_text(directory: Path, model: Generator, header: Mapping[str, object]) -> TextEncoder:
+    """The text encoder in a directory that training filled, beside the model of captions that reads its features.
+
+    Raises ``CheckpointError`` where it is missing, or another than the model learned with.
+    """
+    path = Path(directory) / TEXT_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory} has no {TEXT_FILE}: expected the text encoder beside a model of captions."
+        )
+    text, _ = load(path, "TextEncoder")
+    check_text(text, model.config, f" in {directory}")
+    ours, theirs = weights_fingerprint(text), header.get("text")
+    if ours != theirs:
+        raise CheckpointError(
+            f"Text encoder and transformer in {directory} do not belong together: the fingerprint of the encoder is "
+            f"{ours[:12]}, and the transformer learned with {str(theirs)[:12]}."
+        )
+    return text
+
+
+def check_text(text: TextEncoder, model: Config, where: str = "") -> None:
+    """Raise ``CheckpointError`` unless the features of the encoder are what the transformer reads."""
+    ours, theirs = (text.config.vocabulary.length, text.config.width), caption_shape(model)
+    if ours != theirs:
+        raise CheckpointError(
+            f"Text encoder and transformer{where} do not belong together: (T, caption_dim) is {ours} in the encoder, "
+            f"and the transformer expects {theirs or 'classes'}."
+        )
 
 
 def check_pair(tokenizer: TokenizerConfig, model: Config, where: str = "") -> None:

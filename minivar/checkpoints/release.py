@@ -17,7 +17,7 @@ from torch import nn
 
 from minivar.checkpoints.own import FILES, load_pair, save
 from minivar.files import CheckpointError, State
-from minivar.models import Generator
+from minivar.models import Generator, caption_shape
 from minivar.sampling import SETTINGS
 from minivar.tokenizer import VQVAE, Pixels
 
@@ -80,6 +80,10 @@ def write_release(
         raise CheckpointError("A model card needs a licence: expected the Hub's name of one, such as mit; got none.")
     check_repository(repository)
     tokenizer, model, header = load_pair(source)
+    if caption_shape(model.config):
+        raise CheckpointError(
+            f"{source} draws from captions, whose encoder no release holds: expected a model of classes."
+        )
     kept = {"sampling": dataclasses.asdict(SETTINGS[type(model.config)]())}
     kept |= {key: header[key] for key in KEPT if header.get(key) is not None}
     datasets = list(datasets) or ([kept["dataset"]] if "dataset" in kept else [])

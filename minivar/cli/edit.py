@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from minivar import checkpoints, data, sampling
+from minivar import data, sampling
 from minivar.cli.sample import parse_classes, settings_of
 from minivar.cli.shared import (
     MOST_IMAGES,
@@ -15,6 +15,7 @@ from minivar.cli.shared import (
     SHIPPED_OPTION,
     add_device_arguments,
     check_number,
+    load_classes,
     output,
     save_npz,
 )
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     numbers = computing(device, args.precision)
     check_number("--count", args.count, 1, MOST_IMAGES)
     check_number("--seed", args.seed, 0, 2**64 - 1)
-    tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+    tokenizer, model, header = load_classes(args.checkpoint)
     sampling.check_editable(model)
     settings = settings_of(args, model, header)
     null = model.config.num_classes

@@ -25,7 +25,7 @@ from minivar.cli.shared import (
 from minivar.data import class_names, find_class
 from minivar.distributed import find_device, join_ranks
 from minivar.evaluation import candidates, in_batches, load_digit_classifier, surest, write_samples
-from minivar.models import VAR
+from minivar.models import VAR, caption_shape
 from minivar.precision import computing, convolution_order
 
 MOST_FORMING = 10  # pictures of --gif
@@ -58,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     classes = "for instance 7, 0-9, 1,3-5 or, of ImageNet, golden retriever; in rotation (default: the first ten)"
     parser.add_argument("--classes", help=classes)
+    texts = 'of models of captions, for instance "red apple, openmoji"; repeatable, in rotation'
+    parser.add_argument("--text", action="append", metavar="TEXT", help=texts)
+    encoder = "of --published models of captions: folder or name of FLAN-T5 (default: google/flan-t5-xl, of the Hub)"
+    parser.add_argument("--text-encoder", metavar="DIR", help=encoder)
     parser.add_argument("--count", type=int, default=100, help="number of images (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     parser.add_argument("--out", default="grid.png", metavar="PNG", help="where the grid goes (default: grid.png)")
@@ -105,7 +109,7 @@ def add_economies(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw images of the given classes, in rotation; or, with --evaluator, equally many of each class in a file."""
+    """Draw images of classes or texts, in rotation; or, with --evaluator, equally many of each class in a file."""
     if args.evaluator:
         draw_for_evaluator(args)
         return
@@ -114,14 +118,14 @@ def run(args: argparse.Namespace) -> None:
     if args.size is not None:
         raise ValueError(f"--size is for --evaluator; got --size {args.size} without it.")
     check_gif(args)
+    if args.text_encoder and not args.text:
+        raise ValueError(f"--text-encoder is for --text; got {args.text_encoder} without it.")
     device = find_device(args.device)
     numbers = computing(device, args.precision)
     check_numbers(args)
-    tokenizer, model, header = open_models(args)
-    first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
-    named = header.get("classes") == "imagenet" and model.config.num_classes == len(class_names())
-    find = find_class if named else None
-    classes = parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes, find)
+    tokenizer, model, header = open_models(args, args.text is not None)
+    classes = range(len(args.text)) if args.text else find_classes(args, model, header)
+    features = features_of(args, model, header) if args.text else None
     settings = settings_of(args, model, header)
     economies = _economies(args, model, device)
     out, npz = output(args.out, PICTURES), output(args.npz) if args.npz else None
@@ -139,7 +143,8 @@ def run(args: argparse.Namespace) -> None:
     parts = []
     with numbers:
         for part in labels.split(args.batch_size or sampling.images_at_once(model.config, args.precision)):
-            drawn = generate(model, tokenizer, part.to(device), generator=generator, **economies, **settings)
+            cond = (part if features is None else features[part]).to(device)
+            drawn = generate(model, tokenizer, cond, generator=generator, **economies, **settings)
             parts.append(drawn.images.float().cpu())
     from minivar.book import plots  # here, because matplotlib takes a second
 
@@ -202,6 +207,27 @@ def write_gif(args: argparse.Namespace, lanes: dict[str, tuple], labels: Tensor)
     print(f"The first {len(labels)} as they form: {args.gif}")
 
 
+def find_classes(args: argparse.Namespace, model, header: dict) -> list[int]:
+    """The numbers of ``--classes``, or of the first ten."""
+    first_ten = f"0-{min(model.config.num_classes, 10) - 1}"
+    named = header.get("classes") == "imagenet" and model.config.num_classes == len(class_names())
+    find = find_class if named else None
+    return parse_classes(first_ten if args.classes is None else args.classes, model.config.num_classes, find)
+
+
+def features_of(args: argparse.Namespace, model, header: dict) -> Tensor:
+    """What the model reads of ``--text``, (texts, T, caption_dim); ``ValueError`` for a text that cannot be read."""
+    if args.classes is not None:
+        raise ValueError(f"--text and --classes each say what to draw: expected one of them, got {args.classes} too.")
+    if args.published and not (Path(args.published) / checkpoints.TEXT_FILE).is_file():
+        tokens, dim = caption_shape(model.config)
+        name = args.text_encoder or checkpoints.flan_t5.MODEL
+        return checkpoints.caption_features(args.text, name, tokens, dim, args.offline)
+    if args.text_encoder:
+        raise ValueError(f"{args.checkpoint} has its own text encoder: expected no --text-encoder.")
+    return checkpoints.load_text(Path(args.checkpoint), model, header).read(args.text)
+
+
 def to_be_drawn(args: argparse.Namespace, header: dict, wanted: Tensor) -> Tensor:
     """The classes to draw: those that are wanted, with ``--accept`` more; ``ValueError`` where nobody can choose."""
     if args.accept is None:
@@ -225,8 +251,10 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 def draw_for_evaluator(args: argparse.Namespace) -> None:
     """Equally many images of each class into one file, by one process or, under torchrun, by all of them together."""
-    if args.classes or args.npz or args.gif or args.beside or args.accept is not None:
-        raise ValueError("--evaluator draws all classes into one file; got --classes, --npz, --gif or --accept.")
+    if args.classes or args.text or args.npz or args.gif or args.beside or args.accept is not None:
+        raise ValueError(
+            "--evaluator draws all classes into one file; got --classes, --text, --npz, --gif or --accept."
+        )
     if given := _given_economies(args):
         raise ValueError(f"--evaluator draws with all the arithmetic there is; got {', '.join(given)}.")
     check_numbers(args)

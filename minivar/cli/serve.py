@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from minivar import checkpoints
-from minivar.cli.shared import SHIPPED, check_number
+from minivar.cli.shared import SHIPPED, check_number, load_classes
 from minivar.distributed import find_device
 from minivar.serving import Limits, Service
 
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ValueError(f"Each model is served under the name of its folder, once; got {twice[0]} twice.")
     with listen_on(args.host, args.port) as listening:  # before the work of loading
-        pairs = [checkpoints.load_pair(folder) for folder in args.checkpoint]
+        pairs = [load_classes(folder) for folder in args.checkpoint]
         services = [
             Service(name, tokenizer, model, header.get("sampling", {}), limits, device)
             for name, (tokenizer, model, header) in zip(names, pairs, strict=True)

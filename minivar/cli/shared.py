@@ -11,11 +11,12 @@ from torch import Tensor
 from minivar import checkpoints
 from minivar.data import DATA_ROOT
 from minivar.files import write_atomically
-from minivar.models import Generator
+from minivar.models import Generator, caption_shape
 from minivar.precision import PRECISIONS
 from minivar.tokenizer import VQVAE, Pixels
 
 SHIPPED = DATA_ROOT / "checkpoints" / "digits"
+SHIPPED_TEXT = DATA_ROOT / "checkpoints" / "text-emoji.safetensors"  # that experiments/build_text.py writes
 SHIPPED_OPTION = {
     "default": str(SHIPPED),
     "metavar": "DIR",
@@ -54,12 +55,17 @@ def open_tokenizer(args: argparse.Namespace) -> tuple[VQVAE, int]:
     return tokenizer, grid[0] * tokenizer.config.nets.stride if grid else 256
 
 
-def open_models(args: argparse.Namespace) -> tuple[VQVAE | Pixels, Generator, dict]:
-    """Tokenizer, transformer and header of --checkpoint or --published; ``args.checkpoint`` then names either."""
+def open_models(args: argparse.Namespace, texts: bool = False) -> tuple[VQVAE | Pixels, Generator, dict]:
+    """Tokenizer, transformer and header of --checkpoint or --published; ``args.checkpoint`` then names either.
+
+    ``ValueError`` where what it draws from, captions or classes, is not what was given.
+    """
     if args.published is None:
         _check_published_alone(args)
         args.checkpoint = args.checkpoint or str(SHIPPED)
-        return checkpoints.load_pair(args.checkpoint)
+        tokenizer, model, header = checkpoints.load_pair(args.checkpoint)
+        check_texts(caption_shape(model.config) is not None, texts, args.checkpoint)
+        return tokenizer, model, header
     if args.checkpoint is not None:
         raise ValueError(
             f"--checkpoint and --published each name a model: expected one of them, got {args.checkpoint} and "
@@ -70,10 +76,10 @@ def open_models(args: argparse.Namespace) -> tuple[VQVAE | Pixels, Generator, di
     if is_folder and args.folder is not None:
         raise ValueError(f"--published is a folder, {args.published}: expected no --from, got {args.folder}.")
     if not is_folder:
-        _no_text(checkpoints.find_published(args.published).text, args.published)  # before it is downloaded
+        check_texts(checkpoints.find_published(args.published).text, texts, args.published)  # before it is downloaded
         return checkpoints.open_published(args.published, args.folder, args.offline or None)
     tokenizer, model, header = checkpoints.open_folder(args.published)
-    _no_text(bool(getattr(model.config, "caption_tokens", 0)), args.published)
+    check_texts(caption_shape(model.config) is not None, texts, args.published)
     return tokenizer, model, header
 
 
@@ -82,12 +88,19 @@ def _check_published_alone(args: argparse.Namespace) -> None:
         raise ValueError("--from and --offline are for --published; got one of them without.")
 
 
-def _no_text(text: bool, name: str) -> None:
-    if text:
-        raise ValueError(
-            f"{name} draws from captions, which need a text encoder and an option --text that is still to come: "
-            "expected a model of classes."
-        )
+def check_texts(draws_texts: bool, given: bool, name: str) -> None:
+    """Raise ``ValueError`` unless a model draws from texts where texts were given, and else from classes."""
+    if draws_texts and not given:
+        raise ValueError(f"{name} draws from captions: expected minivar sample with --text, or a model of classes.")
+    if given and not draws_texts:
+        raise ValueError(f"{name} draws classes: expected --classes, or a model of captions; got --text.")
+
+
+def load_classes(folder: Path | str) -> tuple[VQVAE | Pixels, Generator, dict]:
+    """``checkpoints.load_pair``, for commands that know classes alone; ``ValueError`` for a model of captions."""
+    tokenizer, model, header = checkpoints.load_pair(Path(folder))
+    check_texts(caption_shape(model.config) is not None, False, str(folder))
+    return tokenizer, model, header
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from minivar import checkpoints, presets, training
-from minivar.cli.shared import add_set_argument, add_workers_argument
+from minivar.cli.shared import SHIPPED_TEXT, add_set_argument, add_workers_argument
 from minivar.distributed import STRATEGIES, join_ranks
+from minivar.models import TextEncoder, caption_shape
 from minivar.tokenizer import TokenCache
 
 
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="DIR", help=taken)
     weights = "torchvision's vgg16 weights, for the perceptual term of the loss (default: downloaded where needed)"
     parser.add_argument("--backbone-weights", metavar="FILE", help=weights)
+    encoder = "for presets that draw from captions (default: the one in --out, else the shipped one)"
+    parser.add_argument("--text-encoder", metavar="FILE", help=encoder)
     parser.add_argument("--stage", choices=("all", "tokenizer"), default="all", help="what to train (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     strategies = "under torchrun: ddp, the model whole on each GPU, or fsdp, spread over them (default: ddp)"
@@ -49,11 +52,14 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--init brings its tokenizer along; got --tokenizer as well.")
     if args.init:
         tokenizer, model, name = checkpoints.load_any_pair(args.init)
+        if caption_shape(model.config):
+            raise ValueError(f"{args.init} draws from captions, expected a model of classes to fine-tune.")
         preset = presets.get(args.preset or _preset_of(model, name), args.set)
         preset, tokenizer = training.adapted(preset, tokenizer, model)
     else:
         preset = presets.get(args.preset or "digits", args.set)
     out = Path(args.out or f"runs/{preset.name}")
+    text = _text_encoder(args, preset, out)
     with join_ranks(args.device, args.strategy) as ranks:
         common = {"ranks": ranks, "progress": ranks.leads, "workers": args.workers}
 
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
             return TokenCache(folder, verify=not args.no_verify, ranks=ranks)
 
         images = tokens_in(args.tokens) if args.tokens else presets.training_set(preset, args.data, "model")
-        heldout_images = presets.validation_set(preset, args.data)
+        heldout_images = presets.validation_set(preset, args.data, "model")
         heldout = tokens_in(args.validation_tokens) if args.validation_tokens else heldout_images
         start = None
         if args.init:
@@ -73,18 +79,31 @@ def run(args: argparse.Namespace) -> None:
                 images.check(tokenizer, preset.model)
             training.keep_tokenizer(tokenizer, Path(args.init), out, ranks)
         elif args.tokens or args.tokenizer:  # refused where a preset draws pixels
-            tokenizer = training.take_tokenizer(Path(args.tokenizer or out), out, preset, images, ranks, heldout)
+            tokenizer = training.take_tokenizer(
+                Path(args.tokenizer or out), out, preset, images, ranks, heldout, text
+            )
         else:
-            training.check_run(preset, images, args.stage, ranks, heldout)
+            training.check_run(preset, images, args.stage, ranks, heldout, text)
             weights = args.backbone_weights and Path(args.backbone_weights)
             options = {"backbone_weights": weights, "validation": heldout_images, **common}
             same = preset.tokenizer_crop == preset.model_crop
             pixels = images if same else presets.training_set(preset, args.data, "tokenizer")
             tokenizer = training.train_tokenizer(preset, pixels, out, **options)
         if args.stage == "all":
-            training.train_model(preset, tokenizer, images, out, validation=heldout, start=start, **common)
+            more = {"validation": heldout, "start": start, "text": text}
+            training.train_model(preset, tokenizer, images, out, **more, **common)
         if ranks.leads:
             print(f"Checkpoints and metrics.jsonl are in {out}.")
+
+
+def _text_encoder(args: argparse.Namespace, preset: training.Preset, out: Path) -> TextEncoder | None:
+    """The frozen encoder of a preset that draws from captions; ``ValueError`` where one is given to another."""
+    if caption_shape(preset.model) is None:
+        if args.text_encoder:
+            raise ValueError(f"{preset.name} draws classes: expected no --text-encoder, got {args.text_encoder}.")
+        return None
+    own = out / checkpoints.TEXT_FILE
+    return checkpoints.load(Path(args.text_encoder or (own if own.is_file() else SHIPPED_TEXT)), "TextEncoder")[0]
 
 
 def _preset_of(model: torch.nn.Module, name: str | None) -> str:

@@ -16,6 +16,8 @@ from minivar.data.base import (
     to_uint8,
     view_of,
 )
+from minivar.data.captions import Captioned, captioned
+from minivar.data.colours import colour_of, with_colours
 from minivar.data.compositions import load_quartets
 from minivar.data.embedded import load_digits, load_emoji
 from minivar.data.emoji_world import by_style, emoji_listing, load_emoji_world
@@ -26,7 +28,8 @@ from minivar.data.loading import find_split, load
 from minivar.data.masks import box_mask, brush_mask, check_mask, read_mask, read_picture
 from minivar.data.pictures import CROPS, central_square
 from minivar.data.shards import ShardSet, write_shards
-from minivar.data.views import balanced, emoji_views, jitter, jittered, mirrored
+from minivar.data.views import balanced, emoji_views, jitter, jittered, mirrored, mirrored_where_it_suits
+from minivar.data.words import Vocabulary, common_words
 
 __all__ = [
     "CROPS",
@@ -34,6 +37,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "SPLITS",
     "ArraySet",
+    "Captioned",
     "DataError",
     "Dataset",
     "Feed",
@@ -41,13 +45,17 @@ __all__ = [
     "ImageSet",
     "Labels",
     "ShardSet",
+    "Vocabulary",
     "balanced",
     "box_mask",
     "brush_mask",
     "by_style",
+    "captioned",
     "central_square",
     "check_mask",
     "class_names",
+    "colour_of",
+    "common_words",
     "default_workers",
     "emoji_listing",
     "emoji_views",
@@ -61,10 +69,12 @@ __all__ = [
     "load_emoji_world",
     "load_quartets",
     "mirrored",
+    "mirrored_where_it_suits",
     "read_mask",
     "read_picture",
     "to_float",
     "to_uint8",
     "view_of",
+    "with_colours",
     "write_shards",
 ]

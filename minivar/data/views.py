@@ -50,6 +50,24 @@ def mirrored(original: ArraySet) -> ArraySet:
     return ArraySet(images, original.labels.repeat(2), original.class_names, extra, original.background)
 
 
+MIRRORED = ("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink")  # without writing
+
+
+def mirrored_where_it_suits(original: ArraySet) -> ArraySet:
+    """``original``, of the emoji world, followed by mirror images of what has no writing and no side in its name."""
+    names, values = original.extra["name"], original.extra["name"].values
+    sided = torch.tensor([bool({"left", "right", "leftwards", "rightwards"} & set(n.split())) for n in names.names])
+    written = torch.tensor([not name.startswith(MIRRORED) for name in original.class_names])
+    index = (~sided[values] & ~written[original.labels]).nonzero()[:, 0]
+    images = torch.cat([original.images, original.images[index].flip(-1)])
+    extra = {
+        name: Labels(torch.cat([labels.values, labels.values[index]]), labels.names)
+        for name, labels in original.extra.items()
+    }
+    labels = torch.cat([original.labels, original.labels[index]])
+    return ArraySet(images, labels, original.class_names, extra, original.background)
+
+
 def balanced(original: ArraySet, views: int) -> Tensor:
     """Which emoji to show how often, so that a training set is less lopsided: int64 (about views x N,), ascending.
 

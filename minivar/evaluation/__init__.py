@@ -1,5 +1,12 @@
 """How good samples and reconstructions are: distances, judges, the published protocol and its results."""
 
+from minivar.evaluation.captions import (
+    CaptionJudge,
+    also_true,
+    caption_loss,
+    load_caption_judge,
+    retrieval_of_captions,
+)
 from minivar.evaluation.contrast import ContrastConfig, ContrastJudge, contrast_loss, layout, retrieval
 from minivar.evaluation.evaluating import (
     compare_pictures,
@@ -36,13 +43,14 @@ from minivar.evaluation.protocol import open_samples, read_samples, write_sample
 from minivar.evaluation.published import RELEASED, RESULTS, Result
 from minivar.evaluation.rejection import candidates, draw_accepted, surest
 from minivar.evaluation.results import ProtocolError, scores_of, table
-from minivar.evaluation.scoring import OTHERS, agreement, compare, judge, judge_digits, novelty
+from minivar.evaluation.scoring import OTHERS, agreement, compare, frequency_loss, judge, judge_digits, novelty
 
 __all__ = [
     "OTHERS",
     "RELEASED",
     "RESULTS",
     "WORLDS",
+    "CaptionJudge",
     "ClassifierConfig",
     "ContrastConfig",
     "ContrastJudge",
@@ -52,8 +60,10 @@ __all__ = [
     "ProtocolError",
     "Result",
     "agreement",
+    "also_true",
     "bootstrap_interval",
     "candidates",
+    "caption_loss",
     "codebook_usage",
     "compare",
     "compare_pictures",
@@ -62,12 +72,14 @@ __all__ = [
     "draw_accepted",
     "embedded_judge",
     "frechet_distance",
+    "frequency_loss",
     "in_batches",
     "inception_score",
     "judge",
     "judge_digits",
     "judges_of",
     "layout",
+    "load_caption_judge",
     "load_contrast_judge",
     "load_digit_classifier",
     "load_inception",
@@ -78,6 +90,7 @@ __all__ = [
     "read_samples",
     "reconstruction_error",
     "retrieval",
+    "retrieval_of_captions",
     "score_samples",
     "score_tokenizer",
     "scores_of",

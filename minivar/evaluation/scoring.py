@@ -58,6 +58,16 @@ def novelty(images: Tensor, train: ArraySet, heldout: ArraySet) -> float:
     return distance_to_train(images * 2 - 1) / distance_to_train(heldout.batch(slice(None))[0])
 
 
+def frequency_loss(known_NL: Tensor, tokens_ML: Tensor, codes: int) -> float:
+    """Nats a token of int64 ``tokens_ML``, to whom knows how often each code was at each place in ``known_NL``.
+
+    And nothing else: neither what was asked for nor what came before. Each code counts as seen once more than it was.
+    """
+    count = torch.ones(known_NL.shape[1], codes).scatter_add_(1, known_NL.T, torch.ones(known_NL.T.shape))
+    log_p_LV = (count / count.sum(1, keepdim=True)).log()
+    return -log_p_LV.gather(1, tokens_ML.T).mean().item()
+
+
 def judge_digits(
     classifier: DigitClassifier, images: Tensor, labels: Tensor, split: str = "heldout"
 ) -> dict[str, float]:

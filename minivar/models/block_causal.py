@@ -35,19 +35,19 @@ class ScalePrefixes(NamedTuple):
 Mask = "Tensor | ScalePrefixes | BlockMask | None"  # for ``attend``
 
 
-def prefixes(schedule: ScaleSchedule, device: torch.device) -> ScalePrefixes:
+def prefixes(schedule: ScaleSchedule, device: torch.device, prefix: int = 0) -> ScalePrefixes:
     """The groups of a schedule: its first scales together, up to the first that ends at token ``SMALL`` or later."""
-    ends = [end for _, end in schedule.bounds]
+    ends = [prefix + end for _, end in schedule.bounds]
     ends = tuple(end for end in ends if end >= min(SMALL, ends[-1]))
-    level_l = schedule.level_ids(device)[: ends[0]]
+    level_l = schedule.level_ids(device, prefix)[: ends[0]]
     return ScalePrefixes(ends, level_l[:, None] >= level_l)
 
 
-def tiles(schedule: ScaleSchedule, device: torch.device) -> "BlockMask":
+def tiles(schedule: ScaleSchedule, device: torch.device, prefix: int = 0) -> "BlockMask":
     """Which tiles of 128 x 128 pairs FlexAttention may leave out."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    level_L, length = schedule.level_ids(device), schedule.num_tokens
+    level_L, length = schedule.level_ids(device, prefix), prefix + schedule.num_tokens
 
     def visible(batch, head, query, key):
         return level_L[query] >= level_L[key]
@@ -55,13 +55,13 @@ def tiles(schedule: ScaleSchedule, device: torch.device) -> "BlockMask":
     return create_block_mask(visible, None, None, length, length, device=str(device))
 
 
-def training_mask(schedule: ScaleSchedule, device: torch.device) -> Mask:
-    """For ``attend``, where a whole pyramid is seen at once: the way that suits the device."""
+def training_mask(schedule: ScaleSchedule, device: torch.device, prefix: int = 0) -> Mask:
+    """For ``attend``, where a whole pyramid is seen at once, behind ``prefix`` tokens: as suits the device."""
     if device.type == "cpu":
-        return prefixes(schedule, device)
+        return prefixes(schedule, device, prefix)
     if device.type == "cuda" and torch.compiler.is_compiling():
-        return tiles(schedule, device)
-    return schedule.block_causal_mask(device)
+        return tiles(schedule, device, prefix)
+    return schedule.block_causal_mask(device, prefix)
 
 
 def attend(q_BHlE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, mask: Mask, scale: float) -> Tensor:

@@ -143,7 +143,8 @@ class GPTBlock(nn.Module):
     def forward(self, x_BlD: Tensor, table: Tensor | None, cache=None, mask: Tensor | None = None) -> Tensor:
         """``table``: rotary table of these positions, None for learned ones; ``cache`` as in ``models.var``.
 
-        ``mask``, (B, 1, 1, L), True where a lone new token may look: where the rows of a cache differ in length.
+        ``mask``, (B, 1, l, L), True where new tokens may look: for captions with padding, or rows of a cache that
+        differ in length. Without it each sees itself and all before it.
         """
         qkv = self.qkv(self.attention_norm(x_BlD)).unflatten(-1, (3, self.heads, -1))
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, l, E)
@@ -153,7 +154,7 @@ class GPTBlock(nn.Module):
         if cache is not None:
             k_BHlE, v_BHlE = cache.append(k_BHlE, v_BHlE)
         # one new token may look at everything in the cache; several at once need the causal mask
-        causal = q_BHlE.shape[2] > 1
+        causal = mask is None and q_BHlE.shape[2] > 1
         out_BHlE = F.scaled_dot_product_attention(q_BHlE, k_BHlE, v_BHlE, attn_mask=mask, is_causal=causal)
         x_BlD = x_BlD + self._drop(self.proj(out_BHlE.transpose(1, 2).flatten(2)))
         return x_BlD + self._drop(self.mlp(self.mlp_norm(x_BlD)))
@@ -227,10 +228,25 @@ class GPT(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def null_condition(self, cond: Tensor) -> Tensor:
-        """The condition that stands for none, in the shape of ``cond``; for classifier-free guidance."""
+        """The condition that stands for none, in the shape of ``cond``; for classifier-free guidance.
+
+        Where a caption has padding, zeros, that which stands for it has padding too, as in LlamaGen's code.
+        """
         if self.config.caption_tokens:
-            return self.null_caption.expand_as(cond)
+            return torch.where(cond.any(-1, keepdim=True), self.null_caption.to(cond.dtype), 0)
         return torch.full_like(cond, self.config.num_classes)
+
+    def visible(self, cond: Tensor, length: int) -> Tensor | None:
+        """Which tokens each of ``length`` may look at, (B, 1, length, length) bool; None: all before it.
+
+        Padding of captions, whose features are zeros, is seen by itself alone (LlamaGen's code, ``generate.py``).
+        """
+        if not self.config.caption_tokens:
+            return None
+        here_BT = F.pad(cond.any(-1), (0, length - self.config.caption_tokens), value=True)
+        causal_LL = torch.ones(length, length, dtype=torch.bool, device=cond.device).tril()
+        itself_LL = torch.eye(length, dtype=torch.bool, device=cond.device)
+        return (causal_LL & here_BT[:, None, None]) | itself_LL
 
     def drop_conditions(self, cond: Tensor) -> Tensor:
         """In training, a share of the conditions replaced by the null one, for classifier-free guidance."""
@@ -265,7 +281,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Embedded tokens of positions ``begin``.. (prefix included) through the blocks and the last norm.
 
-        ``begin`` (B,) int64: every row has one token, at a position of its own, and ``mask`` says what it may look at
+        ``mask`` as in ``GPTBlock``. ``begin`` (B,) int64: every row has one token, at a position of its own
         (serving/continuous.py). ``context``: what the method of that name gives; style "var" cannot do without.
         """
         each_its_own, style = isinstance(begin, Tensor), self.config.style
@@ -311,4 +327,5 @@ class GPT(nn.Module):
             raise ValueError(f"Expected {expected} tokens to predict from; got {tokens.shape[1]}.")
         cond = self.drop_conditions(cond)
         x, context = torch.cat([self.prefix(cond), self.token_embed(tokens)], dim=1), self.context(cond, grid)
-        return self.logits(self.hidden(x, 0, grid, None, context)[:, config.prefix - 1 :], context)
+        hidden = self.hidden(x, 0, grid, None, context, self.visible(cond, x.shape[1]))
+        return self.logits(hidden[:, config.prefix - 1 :], context)

@@ -78,6 +78,11 @@ class VARConfig:
         """The token maps that the model predicts."""
         return self.schedule.grids
 
+    @property
+    def prefix(self) -> int:
+        """Tokens before those of the pyramid: a caption's, in ``models.text_var``."""
+        return 0
+
 
 class Attention(nn.Module):
     """Multi-head self-attention, by default with L2-normalised queries and keys ("cosine attention")."""
@@ -227,21 +232,41 @@ def initialise(model: nn.Module, *tables: nn.Parameter) -> None:
 class VAR(nn.Module):
     """Next-scale prediction: p(r_k | r_1, ..., r_{k-1}, class) for all scales k in one forward pass."""
 
+    kind_of_block = Block
+
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
         self.config = config
         self.schedule = config.schedule
         width, first = config.width, self.schedule.counts[0]
         self.word_embed = Linear(config.code_dim, width)
-        self.class_embed = nn.Embedding(config.num_classes + 1, width)
+        self.make_condition()
         self.start_1lD = nn.Parameter(torch.empty(1, first, width))
         self.position_1LD = nn.Parameter(torch.empty(1, self.schedule.num_tokens, width))
         self.level_embed = nn.Embedding(self.schedule.num_scales, width)
         self.shared_ada = Linear(width, 6 * width) if config.shared_adaln else None
-        self.blocks = stack(config)
+        self.blocks = stack(config, self.kind_of_block)
         self.head_ada = modulation_of(config, gates=0, norms=1)
         self.head = Linear(width, config.codebook_size)
         initialise(self, self.start_1lD, self.position_1LD)
+        self.reset_condition()
+
+    # The condition: a class here, a caption in ``models.text_var`` ----------------------------------------------
+
+    def make_condition(self) -> None:
+        """A table of classes, and of the null class."""
+        self.class_embed = nn.Embedding(self.config.num_classes + 1, self.config.width)
+
+    def reset_condition(self) -> None:
+        """What the published initialisation does not know."""
+
+    def null_condition(self, cond: Tensor) -> Tensor:
+        """The condition that stands for none, in the shape of ``cond``; for classifier-free guidance."""
+        return torch.full_like(cond, self.config.num_classes)
+
+    def drop_conditions(self, cond: Tensor) -> Tensor:
+        """In training, a share of the conditions replaced by the null one."""
+        return drop_labels(cond, self.config, self.training)
 
     # The pieces that training and sampling share ---------------------------------------------------------------
 
@@ -255,8 +280,17 @@ class VAR(nn.Module):
     def embed(self, k: int, cond_BD: Tensor, inputs_BlC: Tensor | None = None) -> Tensor:
         """Input of scale k, (B, h_k * w_k, D): the class for the first scale, the image so far for the others."""
         begin, end = self.schedule.bounds[k]
-        x_BlD = cond_BD[:, None] + self.start_1lD if k == 0 else self.word_embed(inputs_BlC)
-        return x_BlD + (self.level_embed.weight[k] + self.position_1LD[:, begin:end])
+        x_BlD = self.start(cond_BD) if k == 0 else self.word_embed(inputs_BlC)
+        x_BlD = x_BlD + (self.level_embed.weight[k] + self.position_1LD[:, begin:end])
+        return self.led(x_BlD, cond_BD) if k == 0 else x_BlD
+
+    def start(self, cond_BD: Tensor) -> Tensor:
+        """Input of the first scale, before positions: the class, (B, l, D)."""
+        return cond_BD[:, None] + self.start_1lD
+
+    def led(self, x_BlD: Tensor, cond_BD: Tensor) -> Tensor:
+        """Tokens that begin with the first scale's, with what goes before them, if anything does."""
+        return x_BlD
 
     def logits(self, x_BlD: Tensor, cond_BD: Tensor) -> Tensor:
         """Hidden states (B, l, D) -> logits (B, l, V), computed in float32."""
@@ -272,13 +306,12 @@ class VAR(nn.Module):
         expected = (labels.shape[0], total - first, self.config.code_dim)
         if tuple(inputs.shape) != expected:
             raise ValueError(f"Expected teacher inputs of shape {expected}; got {tuple(inputs.shape)}.")
-        cond_BD, cond_blocks = self.condition(drop_labels(labels, self.config, self.training))
-        x_BLD = torch.cat(
-            [cond_BD[:, None] + self.start_1lD, self.word_embed(inputs)], dim=1
-        )  # ``embed`` of all scales
+        cond_BD, cond_blocks = self.condition(self.drop_conditions(labels))
+        x_BLD = torch.cat([self.start(cond_BD), self.word_embed(inputs)], dim=1)  # ``embed`` of all scales
         x_BLD = x_BLD + (self.level_embed(self.schedule.level_ids(x_BLD.device)) + self.position_1LD)
+        x_BLD, prefix = self.led(x_BLD, cond_BD), self.config.prefix
         choose = training_mask if record is None else ScaleSchedule.block_causal_mask
-        mask = choose(self.schedule, x_BLD.device)
+        mask = choose(self.schedule, x_BLD.device, prefix)
         for block in self.blocks:
             x_BLD = block(x_BLD, cond_blocks, mask, None, record)
-        return self.logits(x_BLD, cond_BD)
+        return self.logits(x_BLD[:, prefix:], cond_BD)

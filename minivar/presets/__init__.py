@@ -21,6 +21,10 @@ duel-maskgit       the same blocks, hidden tokens guessed    1 CPU core, 10 minu
 duel-dit           diffusion in the tokenizer's latents      1 CPU core, 10 minutes  data/results/rivals.json
 duel-dit-pixels    diffusion in pixels                       1 CPU core, 10 minutes  data/results/rivals.json
 ladder-2 .. -12    eight sizes, for chapter 11            1 CPU core, 2 to 90 min  data/results/ladder.json
+text-emoji-var     emoji from captions, a prefix, 2.0 M      1 CPU core, an hour     not run yet
+text-emoji-var-cross  the same by cross-attention          1 CPU core, an hour     not run yet
+text-emoji-gpt     the same in raster order, Llama style     1 CPU core, an hour     not run yet
+colour-var         the same of 72 groups and styles          1 CPU core, an hour     not run yet
 cifar32            CIFAR-10, 41 M parameters                 1 RTX 3090, 6 hours     not run yet
 folder128          100,000 photographs at 128 pixels, 41 M   1 RTX 3090, 11 hours    not run yet
 var-d16            ImageNet 256 x 256, 310 M parameters      16 A100, 2.5 days       FID 3.30 (paper, not run here)
@@ -56,6 +60,7 @@ from minivar.presets.ladder import ladder
 from minivar.presets.llamagen import SIZES, llamagen
 from minivar.presets.one_gpu import cifar32, folder128
 from minivar.presets.overrides import override, parse_settings
+from minivar.presets.text import text_emoji
 from minivar.presets.var import PUBLISHED, published
 from minivar.sampling import RasterSamplingConfig, SamplingConfig
 from minivar.training.config import Preset
@@ -81,6 +86,7 @@ PRESETS: dict[str, Preset] = {
     "folder-smoke": folder_smoke(),
     **duels(),
     **ladder(),
+    **text_emoji(),
     "cifar32": cifar32(),
     "folder128": folder128(),
     **{name: published(name) for name in PUBLISHED},

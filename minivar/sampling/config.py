@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from minivar.checks import check
-from minivar.models import DiTConfig, GPTConfig, MaskGITConfig, VARConfig
+from minivar.models import DiTConfig, GPTConfig, MaskGITConfig, TextVARConfig, VARConfig
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class DiffusionSamplingConfig:
 AnySamplingConfig = SamplingConfig | RasterSamplingConfig | MaskedSamplingConfig | DiffusionSamplingConfig
 SETTINGS = {  # how the models of each configuration are drawn from
     VARConfig: SamplingConfig,
+    TextVARConfig: SamplingConfig,
     GPTConfig: RasterSamplingConfig,
     MaskGITConfig: MaskedSamplingConfig,
     DiTConfig: DiffusionSamplingConfig,

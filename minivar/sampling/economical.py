@@ -117,7 +117,8 @@ def sample_economically(
                 walk, quantizer, inputs[-1], strength, draw, added_BChw, economy.kept_tokens
             )
         else:
-            tokens_Bl = draw(walk.logits(walk.hidden(walk.embed(k, inputs[-1] if k else None)), strength))
+            hidden_BlD = walk.hidden(walk.embed(k, inputs[-1] if k else None))[:, -model.schedule.counts[k] :]
+            tokens_Bl = draw(walk.logits(hidden_BlD, strength))
         added_BChw = quantizer.contribution(quantizer.lookup(tokens_Bl), k)
         f_hat_BChw = f_hat_BChw + added_BChw
         tokens.append(tokens_Bl)

@@ -13,7 +13,7 @@ def cache_bytes(config, precision: str = "float32") -> int:
     """What drawing one guided image with a model of this configuration keeps in its caches; not all have some."""
     if not isinstance(config, VARConfig | GPTConfig):
         return 0
-    length = config.schedule.num_tokens if isinstance(config, VARConfig) else config.prefix + math.prod(config.grid)
+    length = config.prefix + (config.schedule.num_tokens if isinstance(config, VARConfig) else math.prod(config.grid))
     guided, keys_and_values, bytes_a_number = 2, 2, 4 if precision == "float32" else 2
     return guided * keys_and_values * config.depth * length * config.width * bytes_a_number
 

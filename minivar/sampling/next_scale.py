@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minivar.models.text_var import TextVAR
 from minivar.models.var import VAR
 from minivar.sampling.config import SamplingConfig
 from minivar.sampling.drawing import Sample, check_labels, draw_tokens, gumbel_codes
@@ -56,7 +57,7 @@ def sample_scales(
         mask = None
         if not use_cache:
             end = x_BlD.shape[1]
-            mask = schedule.block_causal_mask(labels.device)[:end, :end]
+            mask = schedule.block_causal_mask(labels.device, model.config.prefix)[:end, :end]
         hidden_BlD = walk.hidden(x_BlD, mask)[:, -schedule.counts[k] :]
         ratio = k / max(schedule.num_scales - 1, 1)  # 0 at the first scale, 1 at the last
         logits_BlV = filter_logits(walk.logits(hidden_BlD, cfg * ratio if ramp else cfg), top_k, top_p)
@@ -87,6 +88,8 @@ def sample(
 ) -> Sample:
     """Draw one image for each label, (B,) int64 in [0, num_classes]; num_classes is the null class.
 
+    Of a ``TextVAR``, for the features of each caption, (B, T, caption_dim), in place of labels.
+
     ``cfg`` is the guidance at the last scale (it ramps up from 0), ``top_k`` and ``top_p`` filter the codes (0: off),
     ``smooth`` mixes codes softly, ``generator=None`` uses the global random state. The tokenizer is needed even for
     tokens alone, since each scale's input is built from its codebook. Returns images (B, 3, H, W) in [0, 1] and
@@ -105,6 +108,9 @@ def sample(
 
 
 def check_sampling(model: VAR, labels: Tensor, cfg: float, top_k: int, top_p: float) -> None:
-    """Raise ``ValueError``, in one sentence, for labels or parameters that cannot be meant."""
-    check_labels(labels, model.config.num_classes)
+    """Raise ``ValueError``, in one sentence, for labels, captions or parameters that cannot be meant."""
+    if isinstance(model, TextVAR):
+        model.check_condition(labels)
+    else:
+        check_labels(labels, model.config.num_classes)
     SamplingConfig(cfg, top_k, top_p)

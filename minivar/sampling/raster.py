@@ -57,10 +57,13 @@ def sample_raster(
     check_given(given, (len(cond) // (1 + guided), math.prod(grid)), config.codebook_size)
     x_BlD, context = gpt.prefix(cond), gpt.context(cond, grid, ahead=True)
     length = config.prefix + math.prod(grid)
+    mask = gpt.visible(cond, length)
     caches = [KVCache(length) for _ in gpt.blocks] if use_cache else None
     begin, tokens = 0, []
     for n in range(math.prod(grid)):
-        logits_BV = gpt.logits(gpt.hidden(x_BlD, begin, grid, caches, context)[:, -1:], context)[:, 0]
+        end = begin + x_BlD.shape[1]
+        seen = None if mask is None else mask[:, :, begin:end, :end]
+        logits_BV = gpt.logits(gpt.hidden(x_BlD, begin, grid, caches, context, seen)[:, -1:], context)[:, 0]
         if guided:
             cond_BV, uncond_BV = logits_BV.chunk(2)
             logits_BV = uncond_BV + cfg * (cond_BV - uncond_BV)
@@ -71,7 +74,7 @@ def sample_raster(
         tokens.append(token_B)
         new_B1D = gpt.token_embed(token_B.repeat(2) if guided else token_B)[:, None]
         if use_cache:
-            begin, x_BlD = begin + x_BlD.shape[1], new_B1D
+            begin, x_BlD = end, new_B1D
         else:
             x_BlD = torch.cat([x_BlD, new_B1D], dim=1)
     tokens_BN = torch.stack(tokens, dim=1)

@@ -13,10 +13,12 @@ class Walk:
 
     def __init__(self, model: VAR, labels_B: Tensor, guided: bool, use_cache: bool = True) -> None:
         self.model, self.labels_B, self.guided = model, labels_B, guided
-        null_B = torch.full_like(labels_B, model.config.num_classes)
-        self.cond_BD, self.cond_blocks = model.condition(torch.cat([labels_B, null_B]) if guided else labels_B)
+        self.cond_BD, self.cond_blocks = model.condition(
+            torch.cat([labels_B, model.null_condition(labels_B)]) if guided else labels_B
+        )
         self.sixes = [block.modulation(self.cond_blocks) for block in model.blocks]  # AdaLN: once, not at each scale
-        self.caches = [KVCache(model.schedule.num_tokens) if use_cache else None for _ in model.blocks]
+        length = model.config.prefix + model.schedule.num_tokens
+        self.caches = [KVCache(length) if use_cache else None for _ in model.blocks]
 
     def end_guidance(self) -> None:
         """Give up the unconditional half of the batch, and what it left in the caches."""
@@ -32,7 +34,7 @@ class Walk:
         other = Walk(model, self.labels_B, self.guided)
         x_BlD = torch.cat([other.embed(k, given) for k, given in enumerate([None, *inputs])], dim=1)
         end = x_BlD.shape[1]
-        other.hidden(x_BlD, model.schedule.block_causal_mask(x_BlD.device)[:end, :end])
+        other.hidden(x_BlD, model.schedule.block_causal_mask(x_BlD.device, model.config.prefix)[:end, :end])
         return other
 
     def embed(self, k: int, inputs_BlC: Tensor | None = None) -> Tensor:
@@ -56,4 +58,4 @@ class Walk:
     def forget_from(self, k: int) -> None:
         """Scale k and what follows it, which are to be computed again."""
         for cache in self.caches:
-            cache.filled = self.model.schedule.bounds[k][0]
+            cache.filled = self.model.config.prefix + self.model.schedule.bounds[k][0]

@@ -13,13 +13,14 @@ from minivar.training.schedules import learning_rate, parameter_groups, weight_d
 from minivar.training.stages import (
     check_run,
     draws_pixels,
+    keep_text,
     keep_tokenizer,
     take_tokenizer,
     train_model,
     train_tokenizer,
 )
 from minivar.training.task import Task
-from minivar.training.tasks import GeneratorTask, GPTTask, TokenizerTask, TokenTask, VARTask
+from minivar.training.tasks import GeneratorTask, GPTTask, TextVARTask, TokenizerTask, TokenTask, VARTask
 
 __all__ = [
     "AveragedWeights",
@@ -31,6 +32,7 @@ __all__ = [
     "MaskGITTask",
     "Preset",
     "Task",
+    "TextVARTask",
     "TokenTask",
     "TokenizerTask",
     "TrainConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "check_run",
     "draws_pixels",
     "fit",
+    "keep_text",
     "keep_tokenizer",
     "learning_rate",
     "parameter_groups",

@@ -144,14 +144,16 @@ class Preset:
     revive_below: float | None = None  # of the tokenizer's codes, as in TokenizerTask
     tokenizer_crop: str = "random"  # how folders and shards are cut for each of the two, as in pictures.PictureSet
     model_crop: str = "random"
+    jitter: tuple[float, float] = (6.0, 0.06)  # of views: degrees, and how much they are resized, as in data.jittered
+    mirror: bool = False  # mirror images as well, of the emoji that they suit (data.mirrored_where_it_suits)
 
     def __post_init__(self) -> None:
-        check(self, views="[1, 1000]", revive_below="[0, 1]", tokenizer_crop=tuple(CROPS), model_crop=tuple(CROPS))
-        if isinstance(self.model, GPTConfig) and (self.model.grid is None or self.model.caption_tokens):
-            raise ValueError(
-                "Training knows grid and classes of a GPT: expected a grid and 0 caption_tokens; got grid "
-                f"{self.model.grid} and caption_tokens {self.model.caption_tokens}."
-            )
+        crops = {"tokenizer_crop": tuple(CROPS), "model_crop": tuple(CROPS)}
+        check(self, views="[1, 1000]", revive_below="[0, 1]", jitter="[0, 90]", **crops)
+        if isinstance(self.model, GPTConfig) and self.model.grid is None:
+            raise ValueError("Training knows the grid of a GPT: expected a model.grid; got none.")
+        if self.mirror and self.dataset not in ("emoji-32", "emoji-64"):
+            raise ValueError(f"mirror is for emoji-32 and emoji-64, which say what has a side; got {self.dataset}.")
         expected = SETTINGS[type(self.model)]
         if not isinstance(self.sampling, expected):
             raise ValueError(

@@ -9,7 +9,18 @@ from minivar import checkpoints
 from minivar.data import Dataset, ImageSet
 from minivar.distributed import Ranks
 from minivar.files import State, weights_fingerprint
-from minivar.models import GPT, VAR, DiT, DiTConfig, Generator, MaskGIT, build
+from minivar.models import (
+    GPT,
+    VAR,
+    DiT,
+    DiTConfig,
+    Generator,
+    MaskGIT,
+    TextEncoder,
+    TextVAR,
+    build,
+    caption_shape,
+)
 from minivar.precision import convolution_order
 from minivar.tokenizer import VQVAE, Pixels, TokenCache
 from minivar.training.batches import total_steps
@@ -17,9 +28,9 @@ from minivar.training.before import check_config
 from minivar.training.config import Preset
 from minivar.training.loop import fit
 from minivar.training.rivals import DiTTask, MaskGITTask
-from minivar.training.tasks import GPTTask, TokenizerTask, VARTask
+from minivar.training.tasks import GPTTask, TextVARTask, TokenizerTask, VARTask
 
-TASKS = {VAR: VARTask, GPT: GPTTask, MaskGIT: MaskGITTask, DiT: DiTTask}
+TASKS = {VAR: VARTask, TextVAR: TextVARTask, GPT: GPTTask, MaskGIT: MaskGITTask, DiT: DiTTask}
 
 
 def draws_pixels(preset: Preset) -> bool:
@@ -68,11 +79,13 @@ def train_model(
     validation: Dataset | None = None,
     start: State | None = None,
     workers: int | None = None,
+    text: TextEncoder | None = None,
 ) -> Generator:
     """Train (or resume, or just load) the transformer of a preset on what the tokenizer makes of ``data``.
 
     Into ``out``. ``validation``: held-out images or a cache of their tokens, whose loss is logged. ``start``: weights
-    to begin with (``starting_weights``), in place of random ones. ``workers`` as in ``fit``.
+    to begin with (``starting_weights``), in place of random ones. ``workers`` as in ``fit``. ``text``: the encoder of
+    a model of captions, which ``data`` and ``validation`` must have; a copy of it goes into ``out``.
     """
     device = ranks.device if ranks else device
     torch.manual_seed(preset.model_train.seed)
@@ -81,19 +94,44 @@ def train_model(
         model.load_state_dict(start)
     beginning = {} if start is None else {"start": weights_fingerprint(model)}
     model = model.to(device)
-    task = TASKS[type(model)](model, tokenizer, data, device, validation)
+    more = {}
+    if caption_shape(preset.model):
+        keep_text(text, out, ranks or Ranks())
+        more, beginning = {"text": text}, {**beginning, "text": weights_fingerprint(text)}
+    task = TASKS[type(model)](model, tokenizer, data, device, validation, **more)
     header = {"preset": preset.name, "dataset": preset.dataset, "sampling": dataclasses.asdict(preset.sampling)}
+    header |= {"text": beginning["text"]} if more else {}
     task.sampling, task.settings = header["sampling"], beginning
     fit(task, preset.model_train, out, header, progress, ranks, workers)
     return model
 
 
-def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks, validation: Dataset | None = None) -> None:
+def check_run(
+    preset: Preset,
+    images: Dataset,
+    stage: str,
+    ranks: Ranks,
+    validation: Dataset | None = None,
+    text: TextEncoder | None = None,
+) -> None:
     """Raise ``ValueError`` before hours of training for what would only fail after them."""
     if stage == "tokenizer":
         if draws_pixels(preset):
             raise ValueError(f"{preset.name} draws pixels and has no tokenizer to train: expected --stage all.")
         return
+    if text is not None or caption_shape(preset.model):
+        check_captions(preset, text, images, validation)
+    else:
+        check_classes(preset, images, validation)
+    if isinstance(preset.model, DiTConfig) and any(isinstance(each, TokenCache) for each in (images, validation)):
+        raise ValueError("A DiT learns from images: expected neither --tokens nor --validation-tokens, got one.")
+    if not draws_pixels(preset):
+        checkpoints.check_pair(preset.tokenizer, preset.model)
+    check_config(preset.model_train, ranks, len(images), validation)
+
+
+def check_classes(preset: Preset, images: Dataset, validation: Dataset | None) -> None:
+    """Raise ``ValueError`` unless images and model have as many classes."""
     got, expected = len(images.class_names), preset.model.num_classes
     if got != expected:
         raise ValueError(f"The preset has {expected} classes, the data has {got}: add --set model.num_classes={got}.")
@@ -102,15 +140,39 @@ def check_run(preset: Preset, images: Dataset, stage: str, ranks: Ranks, validat
             f"The held-out images must be called as the others are: expected {expected} classes, got "
             f"{len(validation.class_names)}."
         )
-    if isinstance(preset.model, DiTConfig) and any(isinstance(each, TokenCache) for each in (images, validation)):
-        raise ValueError("A DiT learns from images: expected neither --tokens nor --validation-tokens, got one.")
-    if not draws_pixels(preset):
-        checkpoints.check_pair(preset.tokenizer, preset.model)
-    check_config(preset.model_train, ranks, len(images), validation)
+
+
+def check_captions(preset: Preset, text: TextEncoder | None, images: Dataset, validation: Dataset | None) -> None:
+    """Raise ``ValueError`` unless images, encoder and model of captions go together."""
+    if text is None:
+        raise ValueError(f"{preset.name} draws from captions: expected a text encoder; got none.")
+    checkpoints.check_text(text, preset.model)
+    for each in (images, validation):
+        if each is not None and not hasattr(each, "captions"):
+            kind = "a token cache" if isinstance(each, TokenCache) else f"a {type(each).__name__}"
+            raise ValueError(f"{preset.name} learns from images with captions (data.captioned); got {kind} without.")
+
+
+def keep_text(text: TextEncoder, out: Path, ranks: Ranks) -> None:
+    """Write the text encoder of a run into its folder; ``ValueError`` if another one is there."""
+    path = out / checkpoints.TEXT_FILE
+    if path.is_file():
+        there, _ = checkpoints.load(path, "TextEncoder")
+        if weights_fingerprint(there) != weights_fingerprint(text):
+            raise ValueError(f"{out} has another text encoder than this run: choose another --out.")
+    elif ranks.leads:
+        checkpoints.save(text, path)
+    ranks.wait()
 
 
 def take_tokenizer(
-    folder: Path, out: Path, preset: Preset, images: Dataset, ranks: Ranks, validation: Dataset | None = None
+    folder: Path,
+    out: Path,
+    preset: Preset,
+    images: Dataset,
+    ranks: Ranks,
+    validation: Dataset | None = None,
+    text: TextEncoder | None = None,
 ) -> VQVAE:
     """A tokenizer that is trained already; a run that takes it from elsewhere gets a copy.
 
@@ -119,7 +181,7 @@ def take_tokenizer(
     if draws_pixels(preset):
         raise ValueError(f"{preset.name} draws pixels: expected neither --tokenizer nor --tokens, got one.")
     tokenizer, _ = checkpoints.load(folder / "tokenizer.safetensors", "VQVAE")
-    check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", ranks, validation)
+    check_run(dataclasses.replace(preset, tokenizer=tokenizer.config), images, "all", ranks, validation, text)
     if isinstance(images, TokenCache):
         images.check(tokenizer, preset.model)
     keep_tokenizer(tokenizer, folder, out, ranks)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from minivar.data import ArraySet, Dataset, Feed, ImageSet
 from minivar.distributed import copy_from_rank_zero
 from minivar.evaluation.metrics import codebook_usage
-from minivar.models import Generator
-from minivar.precision import convolution_order
+from minivar.models import Generator, TextEncoder
+from minivar.precision import convolution_order, full_precision
 from minivar.sampling import generate, images_at_once
 from minivar.tokenizer import PIXEL_LOSS, VQVAE, CacheError, LossConfig, Pixels, TokenCache, TokenizerLoss, encode
 from minivar.training.task import Stats, Task
@@ -139,8 +139,8 @@ class Encoded:
 class GeneratorTask(Task):
     """What all that draw images share: images as a tokenizer encodes them, and pictures of what the model draws.
 
-    The tokenizer is moved to ``device``, in eval mode, without gradients. Raises ``CacheError`` for another
-    tokenizer's cache.
+    The tokenizer is moved to ``device``, in eval mode, without gradients; so is ``text``, the encoder of a model that
+    draws from captions. Raises ``CacheError`` for another tokenizer's cache.
     """
 
     sampling: dict[str, float] = {}  # settings for ``pictures``; those left out are the sampler's defaults
@@ -152,9 +152,13 @@ class GeneratorTask(Task):
         data: Dataset,
         device: torch.device | str = "cpu",
         validation: Dataset | None = None,
+        text: TextEncoder | None = None,
     ) -> None:
         self.model = self.run = model
         self.data, self.validation = data, validation
+        self.text = None if text is None else text.to(device).eval().requires_grad_(False)
+        # the caption that stands for none learns only where some are replaced by it
+        self.unused_parameters = text is not None and model.config.label_dropout == 0
         self.tokenizer = tokenizer.to(device, memory_format=convolution_order(device)).eval().requires_grad_(False)
         for source in (data, validation):
             if isinstance(source, TokenCache):
@@ -170,6 +174,13 @@ class GeneratorTask(Task):
         """Images (B, channels, H, W) -> tokens (B, L)."""
         return encode(self.tokenizer, images)
 
+    def told(self, data: Dataset, index: Tensor, epoch: int, labels_B: Tensor, device: torch.device) -> Tensor:
+        """What the model is told of the images ``index``: their labels, or the features of their captions."""
+        if self.text is None:
+            return labels_B.to(device)
+        with torch.no_grad(), full_precision(self.text.position_1TD):
+            return self.text(self.text.config.vocabulary.ids(data.captions(index, epoch)).to(device))
+
     def read_from(self, feed: Feed, heldout_feed: Feed | None) -> None:
         """Images to be encoded, where that is not done already."""
         self.encoded.source = feed
@@ -179,16 +190,22 @@ class GeneratorTask(Task):
     def pictures(self, device: torch.device) -> Tensor:
         """Samples of twenty classes, evenly spread and in rotation: (2, 10, channels, H, W) in [0, 1].
 
+        Or of the full captions of twenty held-out images, the first ones.
+
         The generator is their own and has the same seed each time: training's random numbers stay as they are, and
         pictures of different steps differ by what was learned. The weights are the current ones, not their average.
         """
-        classes = self.model.config.num_classes
-        labels_B = torch.arange(2 * COLUMNS, device=device) * max(1, classes // COLUMNS) % classes
+        if self.text is None:
+            classes = self.model.config.num_classes
+            wanted_B = torch.arange(2 * COLUMNS, device=device) * max(1, classes // COLUMNS) % classes
+        else:
+            shown = self.data if self.validation is None else self.validation
+            wanted_B = self.text.read(shown.full_captions(torch.arange(2 * COLUMNS) % len(shown)))
         generator = torch.Generator(device).manual_seed(0)
         at_once = images_at_once(self.model.config, most=2 * COLUMNS)
         drawn = [
             generate(self.model, self.tokenizer, part, generator, **self.sampling).images
-            for part in labels_B.split(at_once)
+            for part in wanted_B.split(at_once)
         ]
         return torch.cat(drawn).float().unflatten(0, (2, COLUMNS))
 
@@ -196,20 +213,22 @@ class GeneratorTask(Task):
 class TokenTask(GeneratorTask):
     """What VAR and GPT share: every token of an image is predicted, from those before it."""
 
-    def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
+    def predict(self, model: nn.Module, tokens_BL: Tensor, cond_B: Tensor) -> tuple[Tensor, Stats]:
         """Cross-entropy of every token (B, L) given what comes before it, and losses and accuracies by part."""
         ...
 
     def loss(self, index: Tensor, device: torch.device) -> tuple[Tensor, Stats]:
         """Mean over all positions with equal weights, no label smoothing (as in both published trainers)."""
-        tokens_BL, labels_B = (x.to(device) for x in self.encoded.batch(index, self.epoch))
-        losses_BL, stats = self.predict(self.run, tokens_BL, labels_B)
+        tokens_BL, labels_B = self.encoded.batch(index, self.epoch)
+        cond_B = self.told(self.data, index, self.epoch, labels_B, device)
+        losses_BL, stats = self.predict(self.run, tokens_BL.to(device), cond_B)
         return losses_BL.mean(), stats
 
     def heldout_loss(self, index: Tensor, device: torch.device) -> Stats:
         """The same of held-out images, without dropout of any kind."""
-        tokens_BL, labels_B = (x.to(device) for x in self.heldout_encoded.batch(index, 0))
-        losses_BL, stats = self.predict(self.model, tokens_BL, labels_B)
+        tokens_BL, labels_B = self.heldout_encoded.batch(index, 0)
+        cond_B = self.told(self.validation, index, 0, labels_B, device)
+        losses_BL, stats = self.predict(self.model, tokens_BL.to(device), cond_B)
         return {"loss": losses_BL.mean(), **stats}
 
 
@@ -236,8 +255,8 @@ class VARTask(TokenTask):
         """Images (B, channels, H, W) -> tokens (B, L); their features (B, C, h, w) where mistakes are to be made."""
         return self.tokenizer.features(images) if self.model.config.mistaken else super().encode(images)
 
-    def predict(self, model: nn.Module, encoded: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
-        """-log p(r_k | r_1, ..., r_{k-1}, class), token by token; of tokens (B, L), or of features (B, C, h, w)."""
+    def predict(self, model: nn.Module, encoded: Tensor, cond_B: Tensor) -> tuple[Tensor, Stats]:
+        """-log p(r_k | r_1, ..., r_{k-1}, class or caption), token by token; from tokens (B, L) or features."""
         schedule = self.model.schedule
         if encoded.dim() == 4:
             share = self.model.config.mistaken if model.training else 0.0
@@ -248,7 +267,7 @@ class VARTask(TokenTask):
         weights_BL = torch.ones((), device=tokens_BL.device)
         if model.training and self.model.config.revealed:
             inputs_BLC, weights_BL = self.reveal(inputs_BLC, tokens_BL)
-        logits_BLV = model(labels_B, inputs_BLC)
+        logits_BLV = model(cond_B, inputs_BLC)
         losses_BL = token_losses(logits_BLV, tokens_BL) * weights_BL
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL) * weights_BL
         return losses_BL, {
@@ -278,15 +297,21 @@ class VARTask(TokenTask):
         return inputs_BLC, weights_BL
 
 
+class TextVARTask(VARTask):
+    """Next scale from captions."""
+
+    name = "textvar"
+
+
 class GPTTask(TokenTask):
     """Next token: cross-entropy over the grid in raster order, teacher-forced on the tokens before; logged by row."""
 
     name = "gpt"
 
-    def predict(self, model: nn.Module, tokens_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, Stats]:
-        """-log p(x_i | x_1, ..., x_{i-1}, class), token by token."""
+    def predict(self, model: nn.Module, tokens_BL: Tensor, cond_B: Tensor) -> tuple[Tensor, Stats]:
+        """-log p(x_i | x_1, ..., x_{i-1}, class or caption), token by token."""
         grid = self.model.config.grid
-        logits_BLV = model(labels_B, tokens_BL[:, :-1])
+        logits_BLV = model(cond_B, tokens_BL[:, :-1])
         losses_BL = token_losses(logits_BLV, tokens_BL)
         hits_BL = (logits_BLV.argmax(-1) == tokens_BL).float()
         return losses_BL, {
