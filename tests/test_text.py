@@ -195,6 +195,27 @@ def test_cross_attention_begins_as_nothing_and_a_model_learns_through_it():
     assert not without
 
 
+def test_the_last_word_leads_adaln_and_the_first_scale():
+    """Without a prefix and with cross-attention as nothing, it is all of the caption that is read."""
+    model, _ = both("cross")
+    for block in model.blocks:
+        block.cross.proj.weight.data.zero_()
+        block.cross.proj.bias.data.zero_()
+    model.eval()
+    features, inputs = torch.randn(2, 5, 8), torch.randn(2, SCHEDULE.num_tokens - 1, 4)
+    with torch.no_grad():
+        logits = model(features, inputs)
+        for word in range(5):
+            changed = features.clone()
+            changed[:, word] += 1.0
+            assert torch.equal(model(changed, inputs), logits) == (word < 4), word
+        changed = features.clone()
+        changed[:, -1] += 1.0
+        first = SCHEDULE.counts[0]
+        assert not torch.allclose(model.start(model.condition(changed)[1]), model.start(model.condition(features)[1]))
+        assert not torch.allclose(model(changed, inputs)[:, :first], logits[:, :first])
+
+
 def test_what_does_not_fit_is_refused():
     model, tokenizer = both("prefix")
     for cond in (torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5, 7), torch.zeros(0, 5, 8)):
