@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.jobs import Job, finished, minutes, work_off, write_json
+from experiments.jobs import Job, Kept, all_results, minutes, of_tokenizer, work_off, write_json
 from minivar import checkpoints, data, evaluation, models, presets, training
 from minivar.book import plots
 from minivar.distributed import Ranks
@@ -90,8 +90,14 @@ def called(preset: training.Preset, part: str) -> data.ArraySet:
     return data.captioned(images) if caption_shape(preset.model) else data.by_style(images)
 
 
+class Here(Kept):
+    """Kept among the runs of this experiment."""
+
+    root = property(lambda self: RUNS)
+
+
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Here):
     """A tokenizer: "multi-scale" for VAR or "single" for GPT."""
 
     kind: str
@@ -100,15 +106,6 @@ class Tokens:
     @property
     def name(self) -> str:
         return f"tokenizer-{self.kind}"
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.name
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it has been trained on this machine."""
-        return (self.folder / "result.json").is_file()
 
     def load(self):
         """The tokenizer; trained, or gone on with, if it is not there."""
@@ -128,16 +125,11 @@ class Tokens:
     def work(self) -> dict[str, object]:
         """Train; error and use of the codes on the validation drawings."""
         tokenizer, images = self.load(), drawings("validation").batch(slice(None))[0]
-        return {
-            "part": "tokenizer",
-            "minutes": minutes(self.folder, "tokenizer"),
-            "mse": evaluation.reconstruction_error(tokenizer, images),
-            "codes": evaluation.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size),
-        }
+        return {"part": "tokenizer", **of_tokenizer(tokenizer, images, self.folder)}
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Here):
     """One training: of a preset, with other settings by their names in ``SETTINGS``."""
 
     order: str
@@ -148,10 +140,6 @@ class Run:
     @property
     def name(self) -> str:
         return "-".join([self.part, self.order, *self.settings, f"seed{self.seed}"])
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.name
 
     @property
     def tokens(self) -> Tokens:
@@ -282,7 +270,7 @@ def scores(model, tokenizer, preset: training.Preset, text, name: str) -> dict[s
 
 def results() -> dict[str, dict]:
     """Of all finished runs by name, collected or not."""
-    return (json.loads(RESULTS.read_text())["runs"] if RESULTS.is_file() else {}) | finished(RUNS)
+    return all_results(RESULTS, RUNS)
 
 
 def choosing_loss(result: dict) -> float:

@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from minivar import files, training
+from torch import Tensor
+
+from minivar import evaluation, files, training
+from minivar.tokenizer import VQVAE
 
 
 class Job(Protocol):
@@ -30,6 +33,31 @@ class Job(Protocol):
 
     def work(self) -> dict[str, object]:
         """Do it, and say what came out."""
+
+
+class Kept:
+    """What has a name has a folder of that name, below ``root``."""
+
+    name: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it has been done on this machine."""
+        return (self.folder / "result.json").is_file()
+
+
+def of_tokenizer(tokenizer: VQVAE, images: Tensor, folder: Path) -> dict[str, object]:
+    """What is kept of every tokenizer: its minutes, and error and use of the codes on ``images``."""
+    return {
+        "minutes": minutes(folder, "tokenizer"),
+        "mse": evaluation.reconstruction_error(tokenizer, images),
+        "codes": evaluation.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size),
+    }
 
 
 def work_off(waiting: Callable[[], Sequence[Job]]) -> None:
@@ -66,6 +94,11 @@ def claim(folder: Path) -> bool:
 def finished(folder: Path) -> dict[str, dict]:
     """The results of the jobs in a folder, by name."""
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))}
+
+
+def all_results(collected: Path, folder: Path) -> dict[str, dict]:
+    """Of all finished runs by name: those in the file of results, and those that are in the folder of runs."""
+    return (json.loads(collected.read_text())["runs"] if collected.is_file() else {}) | finished(folder)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.jobs import Job, finished, minutes, work_off, write_json
-from minivar import checkpoints, data, evaluation, files, models, presets, sampling, training
+from experiments.jobs import Job, Kept, all_results, minutes, of_tokenizer, work_off, write_json
+from minivar import checkpoints, data, files, models, presets, sampling, training
 from minivar.analysis import complexity, memory
 from minivar.data import to_uint8
 from minivar.distributed import Ranks
@@ -38,21 +38,18 @@ MORE_SEEDS = 8  # depth up to which there are three
 SHOWN, GIVEN_SCALES = 10, 2  # pictures of each rung; scales that are given to the second row of them
 
 
+class Here(Kept):
+    """Kept among the runs of this experiment."""
+
+    root = property(lambda self: RUNS)
+
+
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Here):
     """The tokenizer, and the tokens of every split."""
 
     name = "tokenizer"
     ready = True
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.name
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it has been trained on this machine."""
-        return (self.folder / "result.json").is_file()
 
     def load(self):
         """The tokenizer, trained if it is not there."""
@@ -71,16 +68,11 @@ class Tokens:
         for split in data.SPLITS:
             write_cache(tokenizer, data.load("quartets", split), self.folder / split, progress=False)
         images = heldout.batch(slice(None))[0]
-        return {
-            "part": "tokenizer",
-            "minutes": minutes(self.folder, "tokenizer"),
-            "mse": evaluation.reconstruction_error(tokenizer, images),
-            "codes": evaluation.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size),
-        }
+        return {"part": "tokenizer", **of_tokenizer(tokenizer, images, self.folder)}
 
 
 @dataclass(frozen=True)
-class Rung:
+class Rung(Here):
     """One training of one depth."""
 
     depth: int
@@ -93,10 +85,6 @@ class Rung:
         if self.part == "rates":
             return f"depth{self.depth}-rate{self.rate * 1000:g}"
         return f"depth{self.depth}-seed{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.name
 
     @property
     def ready(self) -> bool:
@@ -176,7 +164,7 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def results() -> dict[str, dict]:
     """Of all finished runs by name, collected or not."""
-    return (json.loads(RESULTS.read_text())["runs"] if RESULTS.is_file() else {}) | finished(RUNS)
+    return all_results(RESULTS, RUNS)
 
 
 def rates_of(depth: int, done: dict[str, dict]) -> dict[float, float]:

@@ -1,13 +1,11 @@
 """One training of one side or tokenizer: its name, its numbers, what is kept of it."""
 
 import dataclasses
-import json
 import math
-from pathlib import Path
 
-from experiments.jobs import finished, minutes
+from experiments.jobs import Kept, all_results, minutes, of_tokenizer
 from experiments.rivals import scoring
-from minivar import checkpoints, data, evaluation, models, presets, training
+from minivar import checkpoints, data, models, presets, training
 from minivar.scales import ScaleSchedule
 from minivar.training import Preset, TrainingError
 
@@ -48,16 +46,14 @@ SUFFIXES = {"depth": "-shallow", "time": "-time"}  # of names
 SHALLOW = {"var-prefix": 4.0, "raster-prefix": 434}
 
 
-class Kept:
-    """What has a name has a folder of that name."""
+class Here(Kept):
+    """Kept among the runs of this experiment."""
 
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.name
+    root = property(lambda self: RUNS)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerRun(Kept):
+class TokenizerRun(Here):
     """One training of one of the two tokenizers, which all sides share."""
 
     side: str  # one of those that have it
@@ -77,11 +73,6 @@ class TokenizerRun(Kept):
 
     ready = True
 
-    @property
-    def is_here(self) -> bool:
-        """Whether it has been trained on this machine."""
-        return (self.folder / "result.json").is_file()
-
     def load(self, progress: bool = False):
         """The tokenizer, trained if it is not there."""
         if self.is_here:
@@ -94,15 +85,13 @@ class TokenizerRun(Kept):
         tokenizer, images = self.load(), data.load(self.preset.dataset, "heldout").batch(slice(None))[0]
         return {
             **dataclasses.asdict(self),
-            "minutes": minutes(self.folder, "tokenizer"),
+            **of_tokenizer(tokenizer, images, self.folder),
             "parameters": sum(p.numel() for p in tokenizer.parameters()),
-            "mse": evaluation.reconstruction_error(tokenizer, images),
-            "codes": evaluation.codebook_usage(tokenizer.encode(images), tokenizer.config.codebook_size),
         }
 
 
 @dataclasses.dataclass(frozen=True)
-class Run(Kept):
+class Run(Here):
     """One training of one side."""
 
     side: str
@@ -190,4 +179,4 @@ def preset_name(run: Run | TokenizerRun) -> str:
 
 def results() -> dict[str, dict]:
     """Of all finished runs by name, collected or not."""
-    return (json.loads(RESULTS.read_text())["runs"] if RESULTS.is_file() else {}) | finished(RUNS)
+    return all_results(RESULTS, RUNS)
