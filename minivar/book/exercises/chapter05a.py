@@ -164,10 +164,11 @@ def _draw(
     return torch.cat(tokens, dim=1)
 
 
-def _small(schedule: ScaleSchedule) -> tuple[VAR, MultiScaleQuantizer]:
+def small_pair(schedule: ScaleSchedule) -> tuple[VAR, MultiScaleQuantizer]:
     """A transformer whose weights all matter, and a quantiser, of a size that takes milliseconds."""
     shape = {"num_classes": 5, "codebook_size": 24, "code_dim": 4, "schedule": schedule}
-    model, quantizer = VAR(VARConfig(depth=2, width=32, heads=2, **shape)), MultiScaleQuantizer(schedule, 24, 4)
+    with torch.random.fork_rng():  # what follows on the page draws as if nothing had been made here
+        model, quantizer = VAR(VARConfig(depth=2, width=32, heads=2, **shape)), MultiScaleQuantizer(schedule, 24, 4)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in (*model.parameters(), *quantizer.parameters()):
@@ -177,7 +178,7 @@ def _small(schedule: ScaleSchedule) -> tuple[VAR, MultiScaleQuantizer]:
 
 
 def _ask_tokens(sides: tuple, labels: list[int], cfg: float):
-    model, quantizer = _small(ScaleSchedule(sides))
+    model, quantizer = small_pair(ScaleSchedule(sides))
 
     def answer(function):
         with torch.no_grad():

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from minivar import sampling
+from minivar.book.exercises.chapter05a import small_pair
 from minivar.book.exercises.exercise import Exercise
-from minivar.models import VAR, VARConfig
 from minivar.scales import ScaleSchedule
-from minivar.tokenizer import MultiScaleQuantizer
 
 
 def draw_scales(model, quantizer, labels, cfg, top_k, top_p, generator):
@@ -73,24 +72,11 @@ def _contribution(quantizer, codes: Tensor, k: int, phi: bool) -> Tensor:
     return torch.nn.functional.interpolate(codes.transpose(1, 2).unflatten(2, grid), size=final, mode="bicubic")
 
 
-def _small(schedule: ScaleSchedule) -> tuple[VAR, MultiScaleQuantizer]:
-    """A transformer whose weights all matter, and a quantiser, of a size that takes milliseconds."""
-    shape = {"num_classes": 5, "codebook_size": 24, "code_dim": 4, "schedule": schedule}
-    with torch.random.fork_rng():  # what follows on the page draws as if nothing had been made here
-        model, quantizer = VAR(VARConfig(depth=2, width=32, heads=2, **shape)), MultiScaleQuantizer(schedule, 24, 4)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in (*model.parameters(), *quantizer.parameters()):
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
-        quantizer.codebook.mul_(4)
-    return model.eval(), quantizer.eval()
-
-
 def _ask_draw(sides: tuple, labels: list[int], cfg: float, top_k: int = 0, top_p: float = 0.0, passed: bool = False):
     """The tokens; or, for ``passed``, how many sequences pass the first block, and get logits, scale by scale."""
 
     def asked(function: Callable):
-        model, quantizer = _small(ScaleSchedule(sides))
+        model, quantizer = small_pair(ScaleSchedule(sides))
         rows: list[int] = []
         model.blocks[0].register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
         model.head.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
