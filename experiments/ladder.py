@@ -3,11 +3,12 @@
 python -m experiments.ladder train     # tokenizer, tokens, learning rates, rungs; as many of these as there are cores
 python -m experiments.ladder collect   # results -> data/results/ladder.json, pictures -> data/results/ladder.npz
 
-The learning rate: of three rungs (2, 4 and 8) the best by the validation loss of runs of a third of the length, the
-next one outwards while the best lies at the edge; every other rung has that of the nearest in log width. What is
-reported is the loss of 2,000 held-out quartets, made of digits that no run has seen, every 100 steps; no choice is
-made on it. Seed 0 of every rung, seeds 1 and 2 up to depth 8. Set OMP_NUM_THREADS=1. All of it resumes, and what is
-in ladder.json is not repeated.
+The learning rate: of three rungs (2, 4 and 8) the best by the validation loss of runs of half the length, with a
+tokenizer of their own, the next one outwards while the best lies at the edge; every other rung has that of the nearest
+in log width. What is reported is the loss of 2,000 held-out quartets, made of digits that no run has seen, every 100
+steps; no choice is made on it. Seed 0 of every rung, the longest first, seeds 1 and 2 up to depth 6. Set
+OMP_NUM_THREADS=1. All of it resumes, and what is in ladder.json is not repeated. All rungs need the same tokenizer,
+whose training is not the same to the last bit on another machine: begin and end them on one.
 """
 
 import argparse
@@ -34,7 +35,7 @@ RUNS = data.DATA_ROOT.parent / "runs" / "ladder"
 RESULTS = data.DATA_ROOT / "results" / "ladder.json"
 PICTURES = RESULTS.with_suffix(".npz")
 RATES, RATE_SEED, SEARCHED = (16e-3, 32e-3, 64e-3), 99, (2, 4, 8)
-MORE_SEEDS = 8  # depth up to which there are three
+MORE_SEEDS = 6  # depth up to which there are three
 SHOWN, GIVEN_SCALES = 10, 2  # pictures of each rung; scales that are given to the second row of them
 
 
@@ -95,7 +96,7 @@ class Rung(Here):
     def preset(self) -> training.Preset:
         changes = {"model_train.seed": self.seed, "model_train.base_lr": self.rate}
         if self.part == "rates":
-            changes["model_train.epochs"] = 1 / 3
+            changes["model_train.epochs"] = 1 / 2
         return presets.get(f"ladder-{self.depth}", changes)
 
     def work(self) -> dict[str, object]:
@@ -193,7 +194,7 @@ def waiting() -> list[Job]:
             edge = min(losses, key=losses.get)
             jobs.append(Rung(depth, RATE_SEED, edge * 2 if edge == max(losses) else edge / 2, "rates"))
     for seed in range(3):
-        depths = [depth for depth in DEPTHS if seed == 0 or depth <= MORE_SEEDS]
+        depths = [depth for depth in reversed(DEPTHS) if seed == 0 or depth <= MORE_SEEDS]
         jobs += [Rung(depth, seed, rate) for depth in depths if (rate := rate_of(depth, done))]
     left = [job for job in jobs if job.name not in done]
     return left if Tokens().is_here or not left else [Tokens(), *left]

@@ -13,7 +13,7 @@ from minivar.data.base import DataError, to_float, to_uint8
 from minivar.data.embedded import load_digits
 from minivar.data.views import jitter
 
-QUARTETS = {"train": 96_000, "validation": 2_000, "heldout": 2_000}  # images, where no other number is asked for
+QUARTETS = {"train": 64_000, "validation": 2_000, "heldout": 2_000}  # images, where no other number is asked for
 SEEDS = {"train": 0, "validation": 1, "heldout": 2}
 DEGREES, SCALE, SHIFT = 10.0, 0.12, 3.0  # how much a digit is turned, resized and moved, in pixels of its 28
 

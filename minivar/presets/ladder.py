@@ -7,7 +7,7 @@ from minivar.tokenizer import TokenizerConfig
 from minivar.training.config import Preset, TrainConfig
 
 DEPTHS = (2, 3, 4, 5, 6, 8, 10, 12)
-IMAGES = 96_000  # of the training split: each is seen once
+IMAGES = 64_000  # of the training split: each is seen once
 
 
 def rung(depth: int) -> Preset:
