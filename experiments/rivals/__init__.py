@@ -11,7 +11,7 @@ python -m experiments.rivals seconds         # of seed 0: how long an image take
 What is compared, on the digits (for the emoji see presets.duel). Equal parameters: 1.00 million, within .3 %, of a
 transformer over 7 x 7 latent cells (of DiT in pixels: patches). Equal images: 96,000, in the same order. Optimiser,
 schedule of the rate, views, nets and the size of the codebook are the same for all sides. Seed i of a transformer has
-the tokenizer of seed i mod 3.
+the tokenizer of seed i mod 3, which is trained again on a machine where it is not there: not to the same last bit.
 
 What is chosen, and on what. The learning rate of every side: the best of the same three by the loss of the 800
 validation digits, in runs of a third of the length with a seed of their own, and the next one outwards while the best

@@ -71,13 +71,12 @@ def plan_of(world: str, done: Done) -> list[Run | TokenizerRun]:
             runs += [TokenizerRun(side, seed, world=world) for side in TOKENIZERS.values()]
         five = FIVE_SEEDS if world == "digits" else ()
         runs += [Run(side, seed, rate, world=world) for side, rate in best.items() if seed < 3 or side in five]
-    if world == "digits":
+    if world == "digits" and "var" in best:
+        runs += [Run("var", seed, best["var"], "after", variant=name) for seed in range(3) for name in AFTER]
         runs += [Run(side, seed, best[side], "depth") for seed in range(3) for side in SHALLOW if side in best]
+        runs += [Run("var", seed, best["var"], "rungs", variant=rung) for seed in range(3) for rung in RUNGS]
         runs += as_long_as_var(best, done)
-        if "var" in best:
-            runs += [Run("var", seed, best["var"], "rungs", variant=rung) for seed in range(3) for rung in RUNGS]
-            for seed, variant in itertools.product(range(3), VARIANTS):
-                run = Run("var", seed, best["var"], "variants", variant=variant)
-                runs += [run.tokenizer, run]
-            runs += [Run("var", seed, best["var"], "after", variant=name) for seed in range(3) for name in AFTER]
+        for seed, variant in itertools.product(range(3), VARIANTS):
+            run = Run("var", seed, best["var"], "variants", variant=variant)
+            runs += [run.tokenizer, run]
     return runs

@@ -21,14 +21,9 @@ FIVE_SEEDS = (*TWO_BY_TWO, "llamagen", "gpt2")  # of the digits; all others have
 # The tokenizer's own questions (chapter 04): what differs from the side "var", whose runs they are compared with.
 VARIANTS: dict[str, dict[str, object]] = {
     "no-revival": {"revive_below": 0.0},
-    "gentle-revival": {"revive_below": None},  # below a twentieth, all uses counted alike: the package's default
     "no-phi": {"tokenizer.phi_ratio": 0.0},
     "own-codes": {"tokenizer.own_codes": True},  # 128 for each scale
-    "own-codes-2048": {"tokenizer.own_codes": True, "tokenizer.codebook_size": 2048, "model.codebook_size": 2048},
     "scales-2-4-7": {field: ScaleSchedule((2, 4, 7)) for field in ("tokenizer.schedule", "model.schedule")},
-    "scales-3-34-7": {
-        field: ScaleSchedule(((3, 3), (3, 4), (7, 7))) for field in ("tokenizer.schedule", "model.schedule")
-    },
 }
 # Rungs of the paper's ladder of ablations that need a training; the tokenizers are those of the side "var".
 RUNGS: dict[str, dict[str, object]] = {
@@ -37,7 +32,7 @@ RUNGS: dict[str, dict[str, object]] = {
 }
 # Chapter 16: what came after VAR, in miniature; with the tokenizers of the side "var" too.
 AFTER: dict[str, dict[str, object]] = {
-    **{f"mistaken-{share}": {"model.mistaken": share / 100} for share in (10, 20, 30)},
+    **{f"mistaken-{share}": {"model.mistaken": share / 100} for share in (10, 30)},
     "in-parts": {"model.revealed": 0.5},
 }
 SCORED = ("seeds", "depth", "rungs", "time", "variants", "after")  # parts of the plan
