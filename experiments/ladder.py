@@ -6,7 +6,7 @@ python -m experiments.ladder collect   # results -> data/results/ladder.json, pi
 The learning rate: of three rungs (2, 4 and 8) the best by the validation loss of runs of half the length, with a
 tokenizer of their own, the next one outwards while the best lies at the edge; every other rung has that of the
 nearest in log width. What is reported is the loss of 2,000 held-out quartets, made of digits that no run has seen,
-every 100 steps; no choice is made on it. Seed 0 of every rung, the longest first, seeds 1 and 2 up to depth 6. Set
+every 100 steps; no choice is made on it. Seed 0 of every rung, the longest first, seeds 1 and 2 up to depth 5. Set
 OMP_NUM_THREADS=1. All of it resumes, and what is in ladder.json is not repeated. All rungs need the same tokenizer,
 whose training is not the same to the last bit on another machine: begin and end them on one.
 """
@@ -35,7 +35,7 @@ RUNS = data.DATA_ROOT.parent / "runs" / "ladder"
 RESULTS = data.DATA_ROOT / "results" / "ladder.json"
 PICTURES = RESULTS.with_suffix(".npz")
 RATES, RATE_SEED, SEARCHED = (16e-3, 32e-3, 64e-3), 99, (2, 4, 8)
-MORE_SEEDS = 6  # depth up to which there are three
+MORE_SEEDS = 5  # depth up to which there are three
 SHOWN, GIVEN_SCALES = 10, 2  # pictures of each rung; scales that are given to the second row of them
 
 
