@@ -1,7 +1,7 @@
-"""Draw the pictures in data/figures: scale_by_scale.png and emoji_samples.png, at the top of README.md, with the
-shipped checkpoints, and emoji.png and emoji_world.png, of the data cards.
+"""Draw the pictures in data/figures: scale_by_scale.png, arc.png and emoji_samples.png, for README.md, with the
+shipped checkpoints; system.png, also for README.md; emoji.png and emoji_world.png, of the data cards.
 
-python experiments/build_figures.py [scale_by_scale] [emoji] [emoji_world] [emoji_samples]
+python experiments/build_figures.py [scale_by_scale] [arc] [system] [emoji] [emoji_world] [emoji_samples]
 """
 
 import re
@@ -45,8 +45,7 @@ def labelled_rows(images: torch.Tensor, names: Sequence[str], rows_each: int, pa
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.savefig(path)
-    with Image.open(path) as picture:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    shrink(path)
 
 
 def emoji(columns: int = 18) -> None:
@@ -86,8 +85,76 @@ def emoji_samples(columns: int = 18) -> None:
     labelled_rows(data.to_uint8(drawn.images * 2 - 1), names, 1, FIGURES / "emoji_samples.png")
 
 
+def arc() -> None:
+    """The book in six panels."""
+    figure = plots.arc(story())
+    figure.savefig(FIGURES / "arc.png", dpi=200, pil_kwargs={"optimize": True})
+
+
+def story(seed: int = 0) -> plots.Story:
+    """What the panels of ``arc`` show, by the two shipped models of chapter 08, both over a 7 x 7 grid of tokens.
+
+    They draw the ten digits, each at the guidance at which its Frechet ratio is best; three of these are shown, the
+    same of both. Real digits are the first of their class in the held-out part.
+    """
+    raster_tokenizer, gpt, _ = checkpoints.load_pair(data.DATA_ROOT / "checkpoints" / "duel-llamagen")
+    tokenizer, var, _ = checkpoints.load_pair(data.DATA_ROOT / "checkpoints" / "duel-var")
+    images, labels = data.load("digits", "heldout").batch(slice(None))
+    first = torch.stack([images[labels == digit][0] for digit in range(10)])
+    one, shown, grid = first[2:3], [5, 7, 9], tokenizer.schedule.grids[-1]
+
+    def generator(more: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(seed + more)
+
+    rows = sampling.forming(gpt, raster_tokenizer, torch.arange(10), generator(), cfg=2.0)
+    scales = sampling.forming(var, tokenizer, torch.arange(10), generator(), cfg=0.5)
+    with torch.no_grad():
+        pyramid = tokenizer.encode(one)
+        nothing = tokenizer.decode_features(torch.zeros(1, tokenizer.config.code_dim, *grid))
+        sums = [plots.to_unit(x)[0] for x in (nothing, *tokenizer.decode_pyramid(pyramid))]
+        tokens = raster_tokenizer.encode(one)[0]
+    holes = {0: (0, 0, 14, 28), 3: (0, 0, 28, 14), 9: (0, 14, 28, 14)}  # top, left, height, width
+    keep = {digit: data.box_mask((28, 28), *hole) for digit, hole in holes.items()}
+
+    def fill(digit: int, more: int) -> torch.Tensor:
+        how = {"feather": 1, "cfg": 1.0, "generator": generator(more)}
+        label = torch.tensor([digit])
+        return sampling.inpaint(var, tokenizer, first[label], label, keep[digit], **how).images
+
+    return plots.Story(
+        image=plots.to_unit(one[0]),
+        grid=tokens.view(grid),
+        codebook_size=raster_tokenizer.config.codebook_size,
+        rows={done: rows[done - 1].images[shown] for done in (1, 3, 5, 7)},
+        scales=[stage.images[shown] for stage in scales],
+        schedule=tokenizer.schedule,
+        pyramid=[tokens_1l[0] for tokens_1l in pyramid],
+        sums=sums,
+        given=plots.to_unit(first[list(holes)]),
+        keep=list(keep.values()),
+        filled=[torch.cat([fill(digit, way) for digit in holes]) for way in (0, 1)],
+    )
+
+
+def system() -> None:
+    """The picture of the system, as chapter 00 has it, with larger letters."""
+    figure = plots.system(("image", "tokens", "transformer", "samples"), simple=True)
+    for text in figure.axes[0].texts:
+        text.set_fontsize(1.25 * text.get_fontsize())
+    figure.savefig(FIGURES / "system.png", dpi=160, bbox_inches="tight")
+    shrink(FIGURES / "system.png")
+
+
+def shrink(path: Path) -> None:
+    """Write a PNG again with at most 256 colours, which is enough for these."""
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def main() -> None:
     drawings = {
+        "arc": arc,
+        "system": system,
         "scale_by_scale": scale_by_scale,
         "emoji": emoji,
         "emoji_world": emoji_world,

@@ -3,6 +3,7 @@
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
+from minivar.book.plots.arc import Story, arc
 from minivar.book.plots.attention import attention_masks, attention_pyramid, leakage
 from minivar.book.plots.base import (
     COLOURS,
@@ -92,7 +93,9 @@ __all__ = [
     "DUEL_STYLE",
     "MEMORY_PARTS",
     "ORDER_STYLE",
+    "Story",
     "adaln_block",
+    "arc",
     "attention_masks",
     "attention_of_token",
     "attention_pyramid",
