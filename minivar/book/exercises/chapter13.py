@@ -81,8 +81,7 @@ STATE_BYTES = Exercise(
     minutes=12,
     way_in="4 bytes for each of 4 or 5 numbers a parameter; FSDP divides, and adds two blocks",
     hint="With DDP each of a thousand GPUs holds as much as a single one does.",
-    remark="For d30 on 64 GPUs that is about 1.2 GB with the average. From some number of GPUs on, the two gathered "
-    "blocks are more than the share.",
+    remark="From some number of GPUs on, the two gathered blocks are more than the share.",
     cases=(
         ("one GPU, one parameter", _ask_state(1, 1, 1, False, False)),
         ("the same with averaged weights", _ask_state(1, 1, 1, False, True)),
@@ -182,8 +181,8 @@ STEP_PLAN = Exercise(
     way_in="try 1, 2, 3, ... parts until one divides the share and is small enough",
     hint="The share of a GPU is `batch / gpus`, if that is a whole number. Does accumulation change the batch that "
     "the learning rate is meant for?",
-    remark="The learning rate belongs to the batch, and neither GPUs nor parts change that. With 7 GPUs one would "
-    "change the batch, and the learning rate with it: that is another recipe.",
+    remark="The learning rate belongs to the batch, and neither GPUs nor parts change that. 7 GPUs would need "
+    "another batch, and with it another learning rate: another recipe.",
     cases=(
         ("d16 on 16 GPUs that take 48 images each", _ask_plan(768, 16, 48, 1e-4)),
         ("d16 on 8 GPUs that take 48", _ask_plan(768, 8, 48, 1e-4)),

@@ -165,9 +165,8 @@ OWN_NAME = Exercise(
     minutes=15,
     way_in="replace one part of the name after the other",
     hint="The order of the replacements matters where one pattern is a part of another.",
-    remark="The package holds the same list the other way round, own name to published name, since it has to find an "
-    "entry for every parameter of a model and to complain by the published name (`VAR_NAMES` in "
-    "`minivar/checkpoints/var.py`).",
+    remark="The package holds the same list the other way round (`VAR_NAMES` in `minivar/checkpoints/var.py`), so "
+    "that its errors name the published entries.",
     cases=(
         (
             "what stays",
