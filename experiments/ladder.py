@@ -2,6 +2,7 @@
 
 python -m experiments.ladder train     # tokenizer, tokens, learning rates, rungs; as many of these as there are cores
 python -m experiments.ladder collect   # results -> data/results/ladder.json, pictures -> data/results/ladder.npz
+python -m experiments.ladder train --into runs/again    # all of it anew, whatever is shipped; and collect, likewise
 
 The learning rate: of three rungs (2, 4 and 8) the best by the validation loss of runs of half the length, with a
 tokenizer of their own, the next one outwards while the best lies at the edge; every other rung has that of the
@@ -107,7 +108,7 @@ class Rung(Here):
         try:
             model = training.train_model(self.preset, tokenizer, Tokens().cache("train"), self.folder, **options)
         except training.TrainingError as error:
-            if self.part != "rates":
+            if self.part != "rates" or isinstance(error, training.Interrupted):  # a run that was stopped goes on
                 raise
             return {**what, "validation_loss": math.inf, "error": str(error)}
         log = [entry for entry in training.read_log(self.folder / "metrics.jsonl") if "validation_loss" in entry]
@@ -214,10 +215,20 @@ def collect() -> None:
         files.write_atomically(PICTURES, functools.partial(_save, arrays=arrays))
 
 
-def main() -> None:
+def move_to(folder: Path) -> None:
+    """Keep runs and results in a folder of their own: a ladder that knows nothing of the shipped one."""
+    global RUNS, RESULTS, PICTURES
+    RUNS, RESULTS, PICTURES = folder, folder / RESULTS.name, folder / PICTURES.name
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("train", "collect"))
-    work_off(waiting) if parser.parse_args().command == "train" else collect()
+    parser.add_argument("--into", type=Path, metavar="DIR", help="train everything anew, and keep it there")
+    args = parser.parse_args(words)
+    if args.into:
+        move_to(args.into)
+    work_off(waiting) if args.command == "train" else collect()
 
 
 if __name__ == "__main__":

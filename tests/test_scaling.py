@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from experiments import ladder
-from minivar import data, models, presets
+from minivar import data, models, presets, training
 from minivar.analysis import scaling
+from minivar.book import plots
 from minivar.data import compositions
 from minivar.presets.ladder import DEPTHS
 
@@ -66,6 +67,25 @@ def test_the_frontier_is_what_a_budget_buys():
     np.testing.assert_array_equal(rows[:, 2], [0, 0, 1, 1])
     astray = ([1.0, 10.0, 100.0], [5.0, 3.0, 9.0])
     np.testing.assert_allclose(scaling.frontier([astray], points=3)[:, 1], [5, 3, 3])  # what was reached is kept
+
+
+def test_figures_show_what_they_are_given():
+    law = scaling.PowerLaw(-0.2, 3e-5, 2.0, -1.0)
+    panel = plots.power_laws({"loss": (SIZES, [[loss] for loss in law(SIZES)], [law])}, "a title").axes[0]
+    assert panel.get_legend_handles_labels()[1] == ["2.00 + 8.03 $x^{-0.2}$, r = -1.0000"]
+    (line,) = (line for line in panel.lines if len(line.get_xdata()) == 100)
+    np.testing.assert_allclose(line.get_ydata(), law(line.get_xdata()))
+
+    left, right = plots.seen_and_heldout(list("abc"), [3.0, 2.5, 2.25], [3.0, 2.625, 2.5], "a title").axes
+    np.testing.assert_allclose(left.lines[1].get_ydata(), [3.0, 2.625, 2.5])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [0.0, 0.125, 0.25])
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [np.nan, 0.375, 0.125])
+
+    losses = np.arange(12.0).reshape(4, 3)  # four sizes, three scales
+    ax = plots.losses_by_scale(SIZES[:4], losses, [20.0, 21.0, 22.0], "a title").axes[0]
+    np.testing.assert_allclose(ax.lines[2].get_ydata(), losses[:, 1])
+    assert list(ax.lines[3].get_ydata()) == [21.0, 21.0]
+    assert ax.lines[2].get_color() == ax.lines[3].get_color() == plots.scale_colour(1)
 
 
 def test_papers_parameters():
@@ -129,6 +149,40 @@ def test_rates_are_searched_outwards_before_a_rung_is_trained():
     assert ladder.rate_of(2, found) == 64e-3
     assert ladder.rate_of(3, found) is None  # nearer to 4
     assert ladder.rate_of(5, {k: {**v, "depth": 4} for k, v in found.items()}) == 64e-3
+
+
+def test_a_search_that_was_stopped_is_no_result(monkeypatch, tmp_path):
+    """It goes on when the command is given again; only a rate that breaks the training counts as infinitely bad."""
+
+    def ends_with(error):
+        def train(*_, **__):
+            raise error
+
+        return train
+
+    class NoTokens:
+        load = cache = lambda *_: None
+
+    monkeypatch.setattr(ladder, "RUNS", tmp_path)
+    monkeypatch.setattr(ladder, "Tokens", NoTokens)
+    search = ladder.Rung(2, 99, 128e-3, "rates")
+    monkeypatch.setattr(ladder.training, "train_model", ends_with(training.Interrupted("asked to stop")))
+    with pytest.raises(training.Interrupted):
+        search.work()
+    monkeypatch.setattr(ladder.training, "train_model", ends_with(training.TrainingError("loss is nan")))
+    assert search.work()["validation_loss"] == np.inf
+
+
+def test_a_ladder_of_ones_own_knows_nothing_of_the_shipped_one(monkeypatch, tmp_path):
+    for name in ("RUNS", "RESULTS", "PICTURES"):
+        monkeypatch.setattr(ladder, name, getattr(ladder, name))  # put back afterwards
+    left = []
+    monkeypatch.setattr(ladder, "work_off", lambda waiting: left.extend(job.folder for job in waiting()))
+    ladder.main(["train", "--into", str(tmp_path / "again")])
+    assert left[0] == tmp_path / "again" / "tokenizer"
+    assert len(left) == 1 + len(ladder.SEARCHED) * len(ladder.RATES)
+    ladder.main(["collect", "--into", str(tmp_path / "again")])
+    assert json.loads((tmp_path / "again" / "ladder.json").read_text()) == {"runs": {}}
 
 
 @pytest.mark.slow

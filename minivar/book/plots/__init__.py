@@ -73,7 +73,13 @@ from minivar.book.plots.scale import (
     memory_bars,
     two_truths,
 )
-from minivar.book.plots.scaling import loss_over_compute, power_laws, rung_pictures, seen_and_heldout
+from minivar.book.plots.scaling import (
+    loss_over_compute,
+    losses_by_scale,
+    power_laws,
+    rung_pictures,
+    seen_and_heldout,
+)
 from minivar.book.plots.serving import latencies
 from minivar.book.plots.strip import sampling_strip
 from minivar.book.plots.system import system
@@ -138,6 +144,7 @@ __all__ = [
     "line_panels",
     "llama_block",
     "loss_over_compute",
+    "losses_by_scale",
     "memory_bars",
     "mixtures",
     "network_shapes",

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minivar.analysis.scaling import PowerLaw
-from minivar.book.plots.base import COLOURS
+from minivar.book.plots.base import COLOURS, scale_colour
 
 RUNGS = plt.get_cmap("viridis")  # the rungs of a ladder are an order, not identities
 
@@ -24,7 +24,8 @@ def power_laws(
 ) -> Figure:
     """A panel each: x (M,), the runs at each x, and laws that are drawn through them: solid, dashed, dotted.
 
-    Both axes are logarithmic. A law is told by its exponent, and by its floor where it has one.
+    Both axes are logarithmic. A law is told as floor + factor x^exponent: with exponents this small the beta of
+    (beta x)^alpha is a number like 1e-25.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4), squeeze=False, layout="constrained")
     for ax, (name, (x, runs, laws)) in zip(axes[0], panels.items(), strict=True):
@@ -33,7 +34,8 @@ def power_laws(
         line = np.geomspace(min(x) / 1.3, max(x) * 1.3, 100)
         for law, style, colour in zip(laws, ("-", "--", ":"), (COLOURS[5], COLOURS[2], COLOURS[3]), strict=False):
             floor = f"{law.floor:.2f} + " if law.floor else ""
-            label = f"{floor}({law.beta:.3g} x)^{law.alpha:.3g}, r = {law.pearson:.4f}"
+            factor = float(law(1.0)) - law.floor
+            label = f"{floor}{factor:.3g} $x^{{{law.alpha:.3g}}}$, r = {law.pearson:.4f}"
             ax.plot(line, law(line), style, color=colour, lw=1.6, label=label)
         ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=name)
         ax.yaxis.set_major_formatter("{x:.2f}")
@@ -67,15 +69,42 @@ def loss_over_compute(
 
 
 def seen_and_heldout(names: Sequence[str], seen: Sequence[float], heldout: Sequence[float], title: str) -> Figure:
-    """Two losses of every rung: of images that it was trained on once, and of held-out ones."""
-    figure, ax = plt.subplots(figsize=(7.6, 3.6), layout="constrained")
+    """Two losses of every rung, of images that it was trained on once and of held-out ones, and their difference."""
+    figure, (ax, gap) = plt.subplots(
+        1, 2, figsize=(10.4, 3.6), layout="constrained", gridspec_kw={"width_ratios": (3, 2)}
+    )
     places = np.arange(len(names))
     ax.plot(places, seen, "s-", color=COLOURS[1], label="training images, each seen once")
-    ax.plot(places, heldout, "o-", color=COLOURS[0], label="held-out images of digits never seen")
-    ax.set_xticks(places, names)
-    ax.set(xlabel="parameters", ylabel="loss, nats a token")
-    ax.grid(alpha=0.3)
+    ax.plot(places, heldout, "o--", color=COLOURS[0], label="held-out images of digits never seen")
+    ax.set(ylabel="loss, nats a token")
     ax.legend(fontsize=8)
+    gains = -np.diff(heldout, prepend=np.nan)  # the first rung has none below it
+    gap.plot(places, np.asarray(heldout) - np.asarray(seen), "D-", color=COLOURS[5], label="held-out less seen")
+    gap.plot(places, gains, "o:", color=COLOURS[0], label="gain over the rung below")
+    gap.axhline(0, color="0.4", lw=0.8)
+    gap.set(ylabel="nats a token")
+    gap.legend(fontsize=8)
+    for each in (ax, gap):
+        each.set_xticks(places, names, fontsize=8)
+        each.set_xlabel("parameters")
+        each.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def losses_by_scale(sizes: Sequence[float], losses: np.ndarray, entropies: Sequence[float], title: str) -> Figure:
+    """The loss of every scale over parameters and, dotted, the entropy of the frequencies of its codes.
+
+    ``losses`` (M, K) of M sizes, ``entropies`` (K,); a colour a scale, as in all figures.
+    """
+    figure, ax = plt.subplots(figsize=(9.6, 4), layout="constrained")
+    for k, (row, entropy) in enumerate(zip(np.asarray(losses).T, entropies, strict=True)):
+        ax.plot(sizes, row, "o-", ms=4, color=scale_colour(k), label=f"scale {k + 1}")
+        ax.axhline(entropy, color=scale_colour(k), lw=1.4, ls=":")
+    ax.plot([], [], ":", color="0.3", label="entropy of the codes' frequencies")
+    ax.set(xscale="log", xlabel="parameters N", ylabel="loss, nats a token")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # beside it: the dotted lines are everywhere
     ax.set_title(title, fontsize=11)
     return figure
 
