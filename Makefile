@@ -13,8 +13,8 @@ SITE := build/site
 SITE_STAMP := .venv/.installed-site
 
 # The pages, each the work of one process: the longest begin, after the test that runs one by papermill.
-LONGEST := $(patsubst %,notebooks/%.ipynb,06_training 07_sampling 13_imagenet 14_published_checkpoints \
-	04a_training_a_pyramid 13a_own_pictures 02_raster 01_images_as_tokens)
+LONGEST := $(patsubst %,notebooks/%.ipynb,06_training 09_judging 07a_speed 13_imagenet 14_published_checkpoints \
+	04a_training_a_pyramid 13a_own_pictures 02_raster 05a_loss_and_loop 01_images_as_tokens 07_sampling)
 PAPERMILL := tests/test_notebook_13.py
 PAGES := $(PAPERMILL) $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard notebooks/*.ipynb)))
 
