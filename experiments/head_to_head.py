@@ -1,4 +1,4 @@
-"""The head-to-head of chapter 08: three transformers of a million parameters on the digits, one training loop.
+"""The head-to-head of chapter 08a: three transformers of a million parameters on the digits, one training loop.
 
 python -m experiments.head_to_head train 0     # seed 0: two tokenizers (shared by all seeds), then five transformers
 python -m experiments.head_to_head train 1

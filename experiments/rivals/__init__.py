@@ -1,4 +1,4 @@
-"""The head-to-head of chapter 08 and the rivals of chapter 12, nine sides and one training loop.
+"""The head-to-head of chapter 08a and the rivals of chapter 12, nine sides and one training loop.
 
 python -m experiments.rivals train           # all runs in their order; two of these may work side by side
 python -m experiments.rivals train rates     # the runs of one part of the plan: rates, seeds, depth, rungs, time ...

@@ -1,6 +1,6 @@
 """The runs of ``data/results/rivals.json`` as tables: which sides, which seeds, how sure their means are.
 
-For chapters 04, 08 and 12, and the README; ``experiments/rivals`` says how the runs were made.
+For chapters 04, 08a and 12, and the README; ``experiments/rivals`` says how the runs were made.
 """
 
 import json

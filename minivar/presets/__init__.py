@@ -11,7 +11,7 @@ digits             what ``make run`` trains                  2 CPU cores, 8 minu
 digits-long        shipped in ``data/checkpoints/digits``    1 CPU core, 50 minutes  accuracy .991, Frechet ratio 1.2
 emoji              shipped in ``data/checkpoints/emoji``     2 CPU cores, 1.8 hours  scores.json beside it
 folder-smoke       every step of chapter 13, in miniature    2 CPU cores, 1 minute   nothing to look at
-duel-var           1.0 M, for the head-to-head of chapter 08 1 CPU core, 15 minutes  data/results/head_to_head.json
+duel-var           1.0 M, the head-to-head of chapter 08a    1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-llamagen      the same in raster order, Llama style     1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-gpt2          the same in raster order, GPT-2 style     1 CPU core, 15 minutes  data/results/head_to_head.json
 duel-var-prefix    the first without AdaLN, a block deeper   1 CPU core, 10 minutes  data/results/rivals.json

@@ -1,4 +1,4 @@
-"""The head-to-head of chapter 08, and the rivals of chapter 12, on digits and on emoji."""
+"""The head-to-head of chapter 08a, and the rivals of chapter 12, on digits and on emoji."""
 
 from dataclasses import dataclass
 

@@ -1,25 +1,16 @@
 """The exercises of the chapters, and their checks.
 
 ``use`` is what a page calls with the reader's function: it checks it, says what came out, and returns it, or the
-solution where it does not pass yet, so that the page runs either way. Pages that are not in ``REGISTRY`` yet call
-``check_...`` themselves. A check tries the function on a few cases, prints one line, and returns whether all passed;
-a failing case is named. Nothing is raised.
+solution where it does not pass yet, so that the page runs either way. A check tries the function on a few cases,
+prints one line, and returns whether all passed; a failing case is named. Nothing is raised.
 """
 
 from collections.abc import Callable
 from importlib import import_module
 
-from minivar.book.exercises.chapter08 import check_leading_constant, check_schedule_pairs, check_smallest_batch
 from minivar.book.exercises.exercise import Exercise, register
 
-__all__ = [
-    "Exercise",
-    "REGISTRY",
-    "use",
-    "check_leading_constant",
-    "check_schedule_pairs",
-    "check_smallest_batch",
-]
+__all__ = ["Exercise", "REGISTRY", "use"]
 
 PAGES = (
     "00",
@@ -38,6 +29,8 @@ PAGES = (
     "07",
     "07_loop",
     "07a",
+    "08",
+    "08a",
     "09",
     "10",
     "11",

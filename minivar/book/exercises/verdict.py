@@ -26,23 +26,6 @@ def show(value: object) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def verdict(name: str, cases: Iterable[tuple[str, Callable[[], object], object]]) -> bool:
-    """Run (description, call, expected) cases in order and report the first that fails."""
-    count = 0
-    for description, call, expected in cases:
-        try:
-            got = call()
-        except Exception as error:  # the reader's code may raise anything
-            print(f"{name}, {description}: not yet, it raised {type(error).__name__}: {show(error)}")
-            return False
-        if not same(got, expected):
-            print(f"{name}, {description}: not yet, got {show(got)}, expected {show(expected)}")
-            return False
-        count += 1
-    print(f"{name}: all {count} cases pass.")
-    return True
-
-
 def diagnose(
     name: str,
     cases: Iterable[tuple[str, Callable[[Callable], object]]],

@@ -1,4 +1,4 @@
-"""The head-to-head of chapter 08: scores of several models and seeds, one panel per metric."""
+"""The head-to-head of chapter 08a: scores of several models and seeds, one panel per metric."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Figures of chapters 08 and 12: the sides of the head-to-head, the published field, ladders of ablations."""
+"""Figures of chapters 08a and 12: the sides of the head-to-head, the published field, ladders of ablations."""
 
 from collections.abc import Callable, Mapping, Sequence
 
