@@ -192,7 +192,7 @@ PAIRED_INTERVAL = Exercise(
     stars=2,
     minutes=12,
     way_in="differences[picks] has a row of S differences for every draw",
-    hint="Subtract first: equal seeds share a tokenizer and the order of the images. Then draw seeds, not scores.",
+    hint="Subtract first: equal seeds share the order of the images. Then draw seeds, not scores.",
     remark="`rivals.difference` does this, with 10,000 draws.",
     cases=(
         ("five seeds that all say the same", _ask_interval([3.0, 4.0, 5.0, 6.0, 7.0], [2.0, 3.0, 4.0, 5.0, 6.0])),
