@@ -9,7 +9,7 @@ tokenizer of their own, the next one outwards while the best lies at the edge; e
 nearest in log width. What is reported is the loss of 2,000 held-out quartets, made of digits that no run has seen,
 every 100 steps; no choice is made on it. Seed 0 of every rung, the longest first, seeds 1 and 2 up to depth 5. Set
 OMP_NUM_THREADS=1. All of it resumes, and what is in ladder.json is not repeated. All rungs need the same tokenizer,
-whose training is not the same to the last bit on another machine: begin and end them on one.
+whose training is not the same to the last bit on another machine: it lies beside the results, and is used again.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from minivar.training.validation import heldout_statistics
 RUNS = data.DATA_ROOT.parent / "runs" / "ladder"
 RESULTS = data.DATA_ROOT / "results" / "ladder.json"
 PICTURES = RESULTS.with_suffix(".npz")
+TOKENIZER = RESULTS.with_name("ladder-tokenizer.safetensors")
 RATES, RATE_SEED, SEARCHED = (16e-3, 32e-3, 64e-3), 99, (2, 4, 8)
 MORE_SEEDS = 5  # depth up to which there are three
 SHOWN, GIVEN_SCALES = 10, 2  # pictures of each rung; scales that are given to the second row of them
@@ -54,9 +56,10 @@ class Tokens(Here):
     ready = True
 
     def load(self):
-        """The tokenizer, trained if it is not there."""
-        if self.is_here:
-            return checkpoints.load(self.folder / "tokenizer.safetensors", "VQVAE")[0]
+        """The tokenizer: that of the results, or trained if there is none."""
+        if self.is_here or TOKENIZER.is_file():
+            path = TOKENIZER if TOKENIZER.is_file() else self.folder / "tokenizer.safetensors"
+            return checkpoints.load(path, "VQVAE")[0]
         preset, images = presets.get(f"ladder-{DEPTHS[0]}"), data.load("quartets")
         return training.train_tokenizer(preset, images, self.folder, progress=False).eval()
 
@@ -69,6 +72,8 @@ class Tokens(Here):
         tokenizer, heldout = self.load(), data.load("quartets", "heldout")
         for split in data.SPLITS:
             write_cache(tokenizer, data.load("quartets", split), self.folder / split, progress=False)
+        if self.name in results():  # trained elsewhere
+            return results()[self.name]
         images = heldout.batch(slice(None))[0]
         return {"part": "tokenizer", **of_tokenizer(tokenizer, images, self.folder)}
 
@@ -202,9 +207,12 @@ def waiting() -> list[Job]:
 
 
 def collect() -> None:
-    """Results of all runs into one file, and their pictures into another, beside what is there."""
+    """Results of all runs into one file, their pictures into another, beside what is there; and the tokenizer."""
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     write_json(RESULTS, {**found, "runs": results()})
+    if Tokens().is_here and not TOKENIZER.is_file():
+        trained = Tokens().folder / "tokenizer.safetensors"
+        files.write_atomically(TOKENIZER, lambda path: shutil.copyfile(trained, path))
     arrays = dict(np.load(PICTURES)) if PICTURES.is_file() else {}
     for path in RUNS.glob("*-seed0/pictures.npz"):
         with np.load(path) as pictures:
@@ -217,8 +225,8 @@ def collect() -> None:
 
 def move_to(folder: Path) -> None:
     """Keep runs and results in a folder of their own: a ladder that knows nothing of the shipped one."""
-    global RUNS, RESULTS, PICTURES
-    RUNS, RESULTS, PICTURES = folder, folder / RESULTS.name, folder / PICTURES.name
+    global RUNS, RESULTS, PICTURES, TOKENIZER
+    RUNS, RESULTS, PICTURES, TOKENIZER = folder, *(folder / path.name for path in (RESULTS, PICTURES, TOKENIZER))
 
 
 def main(words: list[str] | None = None) -> None:

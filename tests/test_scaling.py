@@ -174,7 +174,7 @@ def test_a_search_that_was_stopped_is_no_result(monkeypatch, tmp_path):
 
 
 def test_a_ladder_of_ones_own_knows_nothing_of_the_shipped_one(monkeypatch, tmp_path):
-    for name in ("RUNS", "RESULTS", "PICTURES"):
+    for name in ("RUNS", "RESULTS", "PICTURES", "TOKENIZER"):
         monkeypatch.setattr(ladder, name, getattr(ladder, name))  # put back afterwards
     left = []
     monkeypatch.setattr(ladder, "work_off", lambda waiting: left.extend(job.folder for job in waiting()))
@@ -191,6 +191,7 @@ def test_the_whole_ladder_in_miniature(monkeypatch, tmp_path):
     monkeypatch.setattr(ladder, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(ladder, "RESULTS", tmp_path / "ladder.json")
     monkeypatch.setattr(ladder, "PICTURES", tmp_path / "ladder.npz")
+    monkeypatch.setattr(ladder, "TOKENIZER", tmp_path / "ladder-tokenizer.safetensors")
     assert [job.name for job in ladder.waiting()][0] == "tokenizer"
     jobs = [ladder.Tokens(), ladder.Rung(2, 99, 8e-3, "rates"), ladder.Rung(2, 0, 8e-3)]
     left = list(jobs)
@@ -205,3 +206,8 @@ def test_the_whole_ladder_in_miniature(monkeypatch, tmp_path):
     pictures = np.load(tmp_path / "ladder.npz")
     assert pictures["depth2-drawn"].shape == pictures["given"].shape == (10, 28, 28)
     assert (pictures["depth2-drawn"] != pictures["depth2-continued"]).any()
+    monkeypatch.setattr(ladder, "RUNS", tmp_path / "elsewhere")  # another machine: the same tokenizer, encoded again
+    known = ladder.Tokens().work()
+    assert known == runs["tokenizer"]
+    tokens = [ladder.TokenCache(tmp_path / where / "tokenizer" / "heldout") for where in ("runs", "elsewhere")]
+    assert torch.equal(*(cache.tokens(torch.arange(32))[0] for cache in tokens))
