@@ -20,7 +20,7 @@ duel-raster-prefix the same without AdaLN, a block deeper  1 CPU core, 10 minute
 duel-maskgit       the same blocks, hidden tokens guessed    1 CPU core, 10 minutes  data/results/rivals.json
 duel-dit           diffusion in the tokenizer's latents      1 CPU core, 10 minutes  data/results/rivals.json
 duel-dit-pixels    diffusion in pixels                       1 CPU core, 10 minutes  data/results/rivals.json
-ladder-2 .. -12    eight sizes, for chapter 11            1 CPU core, 2 to 90 min  data/results/ladder.json
+ladder-2 .. -12    eight sizes, for chapter 11            1 CPU core, 2 to 57 min  data/results/ladder.json
 text-emoji-var     emoji from captions, a prefix, 2.0 M      1 CPU core, an hour     not run yet
 text-emoji-var-cross  the same by cross-attention          1 CPU core, an hour     not run yet
 text-emoji-gpt     the same in raster order, Llama style     1 CPU core, an hour     not run yet
