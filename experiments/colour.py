@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.jobs import Job, Kept, all_results, minutes, of_tokenizer, work_off, write_json
+from experiments.jobs import Job, Kept, all_results, minutes, of_tokenizer, what_broke, work_off, write_json
 from minivar import checkpoints, data, evaluation, models, presets, training
 from minivar.book import plots
 from minivar.distributed import Ranks
@@ -188,7 +188,8 @@ class Run(Here):
         except training.TrainingError as error:
             if self.part == "orders":
                 raise
-            return {**what, "losses": {"validation": math.inf, "validation-pairs": math.inf}, "error": str(error)}
+            worst = {"validation": math.inf, "validation-pairs": math.inf}
+            return {**what, "losses": worst, "error": what_broke(error)}
         name = training.stages.TASKS[models.GENERATORS[type(preset.model)]].name
         model, header = checkpoints.load(self.folder / f"{name}.best.safetensors")
         parts = ["validation", "validation-pairs"]

@@ -73,6 +73,13 @@ def work_off(waiting: Callable[[], Sequence[Job]]) -> None:
         print(job.name, shown, flush=True)
 
 
+def what_broke(error: training.TrainingError) -> str:
+    """Of a training that is kept as infinitely bad; one that was asked to stop is no result, and is raised again."""
+    if isinstance(error, training.Interrupted):
+        raise error
+    return str(error)
+
+
 def claim(folder: Path) -> bool:
     """Whether no other process works on a run; a claim whose process is gone is void."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.jobs import Job, Kept, all_results, minutes, of_tokenizer, work_off, write_json
+from experiments.jobs import Job, Kept, all_results, minutes, of_tokenizer, what_broke, work_off, write_json
 from minivar import checkpoints, data, files, models, presets, sampling, training
 from minivar.analysis import complexity, memory
 from minivar.data import to_uint8
@@ -57,9 +57,10 @@ class Tokens(Here):
 
     def load(self):
         """The tokenizer: that of the results, or trained if there is none."""
-        if self.is_here or TOKENIZER.is_file():
-            path = TOKENIZER if TOKENIZER.is_file() else self.folder / "tokenizer.safetensors"
-            return checkpoints.load(path, "VQVAE")[0]
+        if TOKENIZER.is_file():
+            return checkpoints.load(TOKENIZER, "VQVAE")[0]
+        if self.is_here:
+            return checkpoints.load(self.folder / "tokenizer.safetensors", "VQVAE")[0]
         preset, images = presets.get(f"ladder-{DEPTHS[0]}"), data.load("quartets")
         return training.train_tokenizer(preset, images, self.folder, progress=False).eval()
 
@@ -113,9 +114,9 @@ class Rung(Here):
         try:
             model = training.train_model(self.preset, tokenizer, Tokens().cache("train"), self.folder, **options)
         except training.TrainingError as error:
-            if self.part != "rates" or isinstance(error, training.Interrupted):  # a run that was stopped goes on
+            if self.part != "rates":
                 raise
-            return {**what, "validation_loss": math.inf, "error": str(error)}
+            return {**what, "validation_loss": math.inf, "error": what_broke(error)}
         log = [entry for entry in training.read_log(self.folder / "metrics.jsonl") if "validation_loss" in entry]
         curve = [
             {key: e[key] for key in ("step", "loss", *(k for k in e if k.startswith("validation")))} for e in log

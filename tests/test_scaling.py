@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from experiments import ladder
+from experiments.rivals import runs as rivals
 from minivar import data, models, presets, training
 from minivar.analysis import scaling
 from minivar.book import plots
@@ -151,26 +152,26 @@ def test_rates_are_searched_outwards_before_a_rung_is_trained():
     assert ladder.rate_of(5, {k: {**v, "depth": 4} for k, v in found.items()}) == 64e-3
 
 
-def test_a_search_that_was_stopped_is_no_result(monkeypatch, tmp_path):
+@pytest.mark.parametrize("of", ["ladder", "rivals"])
+def test_a_search_that_was_stopped_is_no_result(monkeypatch, tmp_path, of):
     """It goes on when the command is given again; only a rate that breaks the training counts as infinitely bad."""
+    stops = [training.Interrupted("asked to stop"), training.TrainingError("loss is nan")]
 
-    def ends_with(error):
-        def train(*_, **__):
-            raise error
-
-        return train
+    def train(*_, **__):
+        raise stops.pop(0)
 
     class NoTokens:
         load = cache = lambda *_: None
 
     monkeypatch.setattr(ladder, "RUNS", tmp_path)
     monkeypatch.setattr(ladder, "Tokens", NoTokens)
-    search = ladder.Rung(2, 99, 128e-3, "rates")
-    monkeypatch.setattr(ladder.training, "train_model", ends_with(training.Interrupted("asked to stop")))
+    monkeypatch.setattr(ladder.training, "train_model", train)
+    monkeypatch.setattr(rivals.Run, "train", train)
+    search = ladder.Rung(2, 99, 128e-3, "rates") if of == "ladder" else rivals.Run("var", 99, 128e-3, "rates")
     with pytest.raises(training.Interrupted):
         search.work()
-    monkeypatch.setattr(ladder.training, "train_model", ends_with(training.TrainingError("loss is nan")))
-    assert search.work()["validation_loss"] == np.inf
+    found = search.work()
+    assert (found["validation_loss"], found["error"]) == (np.inf, "loss is nan")
 
 
 def test_a_ladder_of_ones_own_knows_nothing_of_the_shipped_one(monkeypatch, tmp_path):

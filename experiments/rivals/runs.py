@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from experiments.jobs import Kept, all_results, minutes, of_tokenizer
+from experiments.jobs import Kept, all_results, minutes, of_tokenizer, what_broke
 from experiments.rivals import scoring
 from minivar import checkpoints, data, models, presets, training
 from minivar.scales import ScaleSchedule
@@ -138,7 +138,7 @@ class Run(Here):
         except TrainingError as error:
             if self.part not in ("rates", "rungs"):
                 raise
-            return {**what, "validation_loss": math.inf, "error": str(error)}
+            return {**what, "validation_loss": math.inf, "error": what_broke(error)}
         if self.part in SCORED:
             result["scores"] = scoring.scores_of(self)
             result["ratio"] = scoring.mean_ratio(result["scores"])

@@ -12,7 +12,6 @@ STYLES = {  # of the policies: colour and marker
     "one by one": (COLOURS[3], "o"),
     "static": (COLOURS[1], "s"),
     "continuous": (COLOURS[0], "^"),
-    "pyramids": (COLOURS[2], "D"),
 }
 
 
