@@ -181,6 +181,7 @@ def test_a_ladder_of_ones_own_knows_nothing_of_the_shipped_one(monkeypatch, tmp_
     monkeypatch.setattr(ladder, "work_off", lambda waiting: left.extend(job.folder for job in waiting()))
     ladder.main(["train", "--into", str(tmp_path / "again")])
     assert left[0] == tmp_path / "again" / "tokenizer"
+    assert ladder.TOKENIZER.parent == tmp_path / "again"
     assert len(left) == 1 + len(ladder.SEARCHED) * len(ladder.RATES)
     ladder.main(["collect", "--into", str(tmp_path / "again")])
     assert json.loads((tmp_path / "again" / "ladder.json").read_text()) == {"runs": {}}
@@ -208,6 +209,7 @@ def test_the_whole_ladder_in_miniature(monkeypatch, tmp_path):
     assert pictures["depth2-drawn"].shape == pictures["given"].shape == (10, 28, 28)
     assert (pictures["depth2-drawn"] != pictures["depth2-continued"]).any()
     monkeypatch.setattr(ladder, "RUNS", tmp_path / "elsewhere")  # another machine: the same tokenizer, encoded again
+    monkeypatch.setattr(ladder.training, "train_tokenizer", None)
     known = ladder.Tokens().work()
     assert known == runs["tokenizer"]
     tokens = [ladder.TokenCache(tmp_path / where / "tokenizer" / "heldout") for where in ("runs", "elsewhere")]
